@@ -1,0 +1,229 @@
+package dispatch
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/plinqx/hypha/internal/egress"
+	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/lane"
+	"github.com/plinqx/hypha/internal/send"
+	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/signature"
+)
+
+// target is what a webhook's requests are made of, worked out once for a
+// revision of it.
+type target struct {
+	revision int64
+	url      *url.URL
+	header   http.Header // the webhook's own, and ours that don't change
+	signer   *signature.Signer
+	// signsUntil is when the signer must be made anew, because a secret that it
+	// has is at its end; zero for never.
+	signsUntil time.Time
+	timeout    time.Duration
+	redact     []string
+}
+
+func (d *Dispatcher) newTarget(w *hook.Webhook, now time.Time) (*target, error) {
+	u, err := url.Parse(w.URL)
+	if err != nil {
+		return nil, err
+	}
+	u.RawQuery = asciiQuery(u.RawQuery)
+	t := &target{revision: w.Revision, url: u, timeout: w.Timeout, header: make(http.Header, len(w.Headers)+4)}
+	for name, value := range w.Headers {
+		t.header.Set(name, value)
+		if egress.Credential(name) {
+			t.redact = append(t.redact, value)
+		}
+	}
+	t.header.Set("Content-Type", "application/json")
+	t.header.Set("User-Agent", d.o.UserAgent)
+	var secrets []signature.Secret
+	for _, s := range w.Secrets {
+		if !s.Until.IsZero() {
+			if !s.Until.After(now) {
+				continue
+			}
+			if t.signsUntil.IsZero() || s.Until.Before(t.signsUntil) {
+				t.signsUntil = s.Until
+			}
+		}
+		parsed, err := signature.ParseSecret(s.Value)
+		if err != nil {
+			return nil, err
+		}
+		secrets = append(secrets, parsed)
+	}
+	t.signer, err = signature.NewSigner(d.o.Prefix, secrets...)
+	return t, err
+}
+
+// asciiQuery escapes what a URL may hold as it was written and a request line
+// may not.
+func asciiQuery(raw string) string {
+	var b strings.Builder
+	for i := range len(raw) {
+		if c := raw[i]; c < 0x80 {
+			b.WriteByte(c)
+		} else {
+			b.WriteString(url.QueryEscape(string([]byte{c})))
+		}
+	}
+	return b.String()
+}
+
+// headers are those of one attempt: ours last, so that none of the webhook's
+// can take their place.
+func (d *Dispatcher) headers(t *target, it *lane.Item, at time.Time) (http.Header, error) {
+	h := make(http.Header, len(t.header)+8)
+	for name, values := range t.header {
+		h[name] = values
+	}
+	h[d.eventHeader] = []string{it.EventType}
+	h[d.deliveryHeader] = []string{it.ID.String()}
+	return h, t.signer.Sign(h, it.PublicEventID, at, it.Body)
+}
+
+// attempt sends one delivery that a lane gave, and says what becomes of it.
+func (d *Dispatcher) attempt(l *laneState, it *lane.Item) {
+	outcome, verdict, a := d.try(l, it, false)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l.Finished(verdict, d.now())
+	if outcome == nil {
+		l.Forget(it.ID)
+	} else {
+		// Under the lock, so that the count of what is not recorded can't be
+		// read between the end of the attempt and here.
+		d.o.Committer.Record(outcome)
+		if a != nil {
+			d.o.Attempted(a, outcome.Change)
+		}
+	}
+	turn := d.fair.tenant(l.Tenant)
+	turn.inFlight--
+	d.ended()
+	d.fair.requeue(turn)
+	d.update(l)
+	d.pump()
+}
+
+// test sends a delivery that somebody waits for, whatever holds its lane back.
+func (d *Dispatcher) test(l *laneState, it *lane.Item, w *watch) {
+	outcome, _, a := d.try(l, it, true)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if outcome == nil {
+		l.Forget(it.ID) // the webhook is gone, or we are stopping
+	} else {
+		d.o.Committer.Record(outcome)
+	}
+	if a == nil {
+		w.attempt <- nil
+	} else {
+		w.result = a
+		d.o.Attempted(a, outcome.Change)
+	}
+	d.ended()
+	d.update(l)
+	d.pump()
+}
+
+// ended frees a slot. d.mu is held.
+func (d *Dispatcher) ended() {
+	if d.inFlight--; d.stopping && d.inFlight == 0 {
+		close(d.idle) // nothing starts any more: it happens once
+	}
+}
+
+// try makes the attempt, if the webhook still wants it. A nil outcome gives the
+// delivery back as it was.
+func (d *Dispatcher) try(l *laneState, it *lane.Item, whatever bool) (*store.Outcome, lane.Verdict, *hook.Attempt) {
+	now := d.now()
+	if !it.ExpiresAt.After(now) {
+		return d.expired(l, it, now), lane.NoWord, nil
+	}
+	w, err := d.look(l)
+	if err != nil || w == nil || !whatever && (!w.Enabled || w.PausedUntil.After(now)) {
+		return nil, lane.NoWord, nil
+	}
+	d.mu.Lock()
+	t := l.target
+	d.mu.Unlock()
+	if t == nil || t.revision != w.Revision || !t.signsUntil.IsZero() && !t.signsUntil.After(now) {
+		if t, err = d.newTarget(w, now); err != nil {
+			d.o.Logger.Error("a webhook's requests can't be made", "tenant", l.Tenant, "webhook", l.Webhook, "err", err)
+			return d.decide(l, it, w.Revision, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the request could not be made"}})
+		}
+		d.mu.Lock()
+		l.target = t
+		d.mu.Unlock()
+	}
+	header, err := d.headers(t, it, now)
+	if err != nil {
+		d.o.Logger.Error("a delivery can't be signed", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "err", err)
+		return d.decide(l, it, w.Revision, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the request could not be signed"}})
+	}
+	a := d.o.Sender.Send(d.hard, send.Request{Tenant: l.Tenant, URL: t.url, Header: header, Body: it.Body, Timeout: t.timeout, Redact: t.redact})
+	a.StartedAt = now // the time that was signed
+	if d.hard.Err() != nil && a.Failure != nil {
+		return nil, lane.NoWord, nil // we broke it off ourselves: it counts for nothing
+	}
+	return d.decide(l, it, w.Revision, a)
+}
+
+// decide turns an attempt into its outcome, and does what the receiver asked
+// for.
+func (d *Dispatcher) decide(l *laneState, it *lane.Item, revision int64, a *hook.Attempt) (*store.Outcome, lane.Verdict, *hook.Attempt) {
+	a.Number, a.Trigger, a.Revision = it.Attempts+1, it.Trigger, revision
+	end := a.StartedAt.Add(a.Duration)
+	decision := d.o.Schedule.Decide(a, it.Try+1, end, d.o.Chance())
+	if _, err := d.o.Catalog.Webhook(d.hard, l.Tenant, l.Webhook); decision.Change == hook.Postponed && hook.CodeOf(err) == hook.CodeNotFound && err != nil {
+		// It was deleted meanwhile, and its queue with it.
+		decision.Change, decision.Due = hook.Exhausted, time.Time{}
+	}
+	if !decision.PauseUntil.IsZero() {
+		d.tell(l, "pause", func(ctx context.Context) error {
+			return d.o.Holder.Pause(ctx, l.Tenant, l.Webhook, decision.PauseUntil)
+		})
+	}
+	if decision.Gone {
+		d.tell(l, "disable", func(ctx context.Context) error {
+			return d.o.Holder.Disable(ctx, l.Tenant, l.Webhook, hook.DisabledGone)
+		})
+	}
+	d.o.Logger.Debug("attempt", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "event", it.PublicEventID,
+		"type", it.EventType, "number", a.Number, "status", a.StatusCode, "duration", a.Duration, "failure", failureKind(a.Failure), "due", decision.Due)
+	return &store.Outcome{
+		Tenant: l.Tenant, Webhook: l.Webhook, Delivery: it.ID, Attempt: *a,
+		Change: decision.Change, Try: it.Try + 1, Due: decision.Due, At: end,
+	}, lane.Judge(a), a
+}
+
+// tell changes the webhook before the outcome is recorded, so that the lane
+// does not send on meanwhile.
+func (d *Dispatcher) tell(l *laneState, what string, change func(context.Context) error) {
+	if err := change(d.hard); err != nil && hook.CodeOf(err) != hook.CodeNotFound {
+		d.o.Logger.Warn("a webhook could not be changed as its receiver asked", "change", what, "tenant", l.Tenant, "webhook", l.Webhook, "err", err)
+	}
+}
+
+func (d *Dispatcher) expired(l *laneState, it *lane.Item, now time.Time) *store.Outcome {
+	return &store.Outcome{
+		Tenant: l.Tenant, Webhook: l.Webhook, Delivery: it.ID, Attempt: hook.Attempt{}, Change: hook.Expired, At: now,
+		Failure: &hook.Failure{Kind: hook.FailureExpired, Message: "it was not delivered in time"},
+	}
+}
+
+func failureKind(f *hook.Failure) hook.FailureKind {
+	if f == nil {
+		return ""
+	}
+	return f.Kind
+}

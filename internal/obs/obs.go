@@ -1,0 +1,128 @@
+// Package obs is how the program shows itself to those who run it: the log and
+// the metrics. Labels come from closed sets only: no id of a tenant, webhook or
+// event is ever one.
+package obs
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/plinqx/hypha/internal/hook"
+)
+
+// NewLogger makes a logger that writes to w, as "text" or "json".
+func NewLogger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{Level: level}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	default:
+		return nil, fmt.Errorf("log format: want text or json, got %q", format)
+	}
+}
+
+// Version is the version of this build, as the Go toolchain stamped it.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "dev"
+	}
+	return info.Main.Version
+}
+
+// Metrics are what the server counts. They have a registry of their own.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	requests       *prometheus.CounterVec
+	requestTime    *prometheus.HistogramVec
+	attempts       *prometheus.CounterVec
+	attemptTime    *prometheus.HistogramVec
+	deliveries     *prometheus.CounterVec
+	commits        *prometheus.CounterVec
+	commitTime     prometheus.Histogram
+	commitAccepts  prometheus.Counter
+	commitOutcomes prometheus.Counter
+}
+
+// NewMetrics makes the metrics, all at zero.
+func NewMetrics() *Metrics {
+	buckets := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hypha_http_requests_total", Help: "Requests to the API, by route and status."}, []string{"route", "status"}),
+		requestTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "hypha_http_request_seconds", Help: "How long requests to the API took, by route.", Buckets: buckets}, []string{"route"}),
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hypha_attempts_total", Help: "Attempts made, by what they came to: success, or the kind of failure."}, []string{"result"}),
+		attemptTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "hypha_attempt_seconds", Help: "How long attempts took, by whether they succeeded.", Buckets: buckets}, []string{"success"}),
+		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hypha_deliveries_finished_total", Help: "Deliveries finished by an attempt, by status."}, []string{"status"}),
+		commits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hypha_commits_total", Help: "Transactions of events and outcomes, by whether they were written."}, []string{"written"}),
+		commitTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "hypha_commit_seconds", Help: "How long these transactions took, sync included.", Buckets: buckets}),
+		commitAccepts: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hypha_commit_accepts_total", Help: "Publish requests written."}),
+		commitOutcomes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hypha_commit_outcomes_total", Help: "Outcomes of attempts written."}),
+	}
+	m.registry.MustRegister(m.requests, m.requestTime, m.attempts, m.attemptTime, m.deliveries, m.commits, m.commitTime,
+		m.commitAccepts, m.commitOutcomes, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Handler serves the metrics in Prometheus' text form.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// Gauge adds a value that is read whenever the metrics are.
+func (m *Metrics) Gauge(name, help string, read func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+}
+
+// Requested counts a request to the API. Route is the pattern, not the path.
+func (m *Metrics) Requested(route string, status int, took time.Duration) {
+	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
+	m.requestTime.WithLabelValues(route).Observe(took.Seconds())
+}
+
+// Attempted counts an attempt.
+func (m *Metrics) Attempted(a *hook.Attempt, change hook.Change) {
+	result := "success"
+	if a.Failure != nil {
+		result = string(a.Failure.Kind)
+	}
+	m.attempts.WithLabelValues(result).Inc()
+	m.attemptTime.WithLabelValues(strconv.FormatBool(a.Failure == nil)).Observe(a.Duration.Seconds())
+	switch change {
+	case hook.Succeeded:
+		m.deliveries.WithLabelValues(hook.StatusSuccess.String()).Inc()
+	case hook.Exhausted:
+		m.deliveries.WithLabelValues(hook.StatusFailed.String()).Inc()
+	}
+}
+
+// Committed counts a transaction of events and outcomes.
+func (m *Metrics) Committed(accepts, outcomes int, took time.Duration, err error) {
+	m.commits.WithLabelValues(strconv.FormatBool(err == nil)).Inc()
+	m.commitTime.Observe(took.Seconds())
+	if err == nil {
+		m.commitAccepts.Add(float64(accepts))
+		m.commitOutcomes.Add(float64(outcomes))
+	}
+}

@@ -1,0 +1,298 @@
+// Package registry is where webhooks are created, changed, paused and deleted:
+// the one room for the rules that a webhook must keep. The API, and whatever
+// else changes webhooks, comes through here. It must not know how a webhook is
+// delivered to, nor anything of HTTP.
+package registry
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/plinqx/hypha/internal/catalog"
+	"github.com/plinqx/hypha/internal/egress"
+	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/signature"
+)
+
+// Store is what the registry writes to.
+type Store interface {
+	InsertWebhook(ctx context.Context, w store.WebhookRow) (int64, error)
+	UpdateWebhook(ctx context.Context, w store.WebhookRow) (int64, error)
+	DeleteWebhook(ctx context.Context, p store.DeleteWebhookParams) (int64, error)
+	SetPause(ctx context.Context, tenant id.Tenant, webhook id.Webhook, until time.Time) error
+}
+
+// URLs judges endpoint URLs (package egress).
+type URLs interface {
+	CheckURL(raw string) (*url.URL, error)
+}
+
+// Options are what a registry needs; all are required but MaxWebhooks.
+type Options struct {
+	Store   Store
+	Catalog *catalog.Catalog
+	URLs    URLs
+	// HeaderPrefix is the prefix of the headers that we send ("X-Plinqx"): no
+	// webhook may set one of those.
+	HeaderPrefix string
+	// MaxWebhooks is the most that a tenant may have; 0 is no limit.
+	MaxWebhooks int
+	Now         func() time.Time
+	// Discard is called when a webhook's queue is to be discarded in the
+	// background; the job is in the store already.
+	Discard func(tenant id.Tenant, job id.Replay)
+}
+
+// Registry is safe for concurrent use.
+type Registry struct {
+	Options
+	// pausing keeps two receivers' wishes from crossing on their way to the
+	// store: of two pauses the later end must win.
+	pausing sync.Mutex
+}
+
+// New makes a registry.
+func New(o Options) *Registry { return &Registry{Options: o} }
+
+// Change is what a caller wants of a webhook: a nil field is left as it is.
+type Change struct {
+	Name        *string
+	URL         *string
+	Events      *[]string
+	Secret      *string
+	Headers     *map[string]string
+	TimeoutMS   *int64
+	Description *string
+	Enabled     *bool
+	// PausedUntil is a time, or the zero time to go on.
+	PausedUntil *time.Time
+}
+
+// Created is a new webhook and the secret that was made for it. Secret is empty
+// if the caller gave one.
+type Created struct {
+	Webhook *hook.Webhook
+	Secret  string
+}
+
+// List lists a tenant's webhooks, oldest first. It must not be changed.
+func (r *Registry) List(ctx context.Context, tenant id.Tenant) ([]*hook.Webhook, error) {
+	s, err := r.Catalog.Tenant(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	return s.Webhooks(), nil
+}
+
+// Get answers one webhook. It must not be changed.
+func (r *Registry) Get(ctx context.Context, tenant id.Tenant, webhook id.Webhook) (*hook.Webhook, error) {
+	return r.Catalog.Webhook(ctx, tenant, webhook)
+}
+
+// Create registers a webhook. Name, URL and Events are required.
+func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Created, error) {
+	now := r.now()
+	w := &hook.Webhook{Tenant: tenant, Revision: 1, Enabled: true, Timeout: DefaultTimeout, CreatedAt: now, UpdatedAt: now}
+	var problems []hook.Detail
+	for path, missing := range map[string]bool{"name": c.Name == nil, "url": c.URL == nil, "events": c.Events == nil} {
+		if missing {
+			problems = append(problems, hook.Detail{Path: path, Message: "is required"})
+		}
+	}
+	made := ""
+	if c.Secret == nil {
+		var err error
+		if made, err = signature.NewSecret(); err != nil {
+			return nil, err
+		}
+		c.Secret = &made
+	}
+	if problems = append(problems, r.apply(w, c)...); len(problems) > 0 {
+		return nil, invalid(problems)
+	}
+	snap, err := r.Catalog.Tenant(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(snap.Webhooks()); r.MaxWebhooks > 0 && n >= r.MaxWebhooks {
+		return nil, hook.Conflict("This tenant has %d webhooks, which is the most it may have; delete one first", n)
+	}
+	if w.ID, err = id.NewWebhook(); err != nil {
+		return nil, err
+	}
+	row, err := r.Catalog.Seal(w)
+	if err != nil {
+		return nil, err
+	}
+	version, err := r.Store.InsertWebhook(ctx, row)
+	if err != nil {
+		return nil, err
+	}
+	r.Catalog.PutWebhook(version, w)
+	return &Created{Webhook: w, Secret: made}, nil
+}
+
+// Update changes a webhook. An empty change answers the webhook as it is.
+func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webhook, c Change) (*hook.Webhook, error) {
+	pause := c.PausedUntil
+	w, err := r.edit(ctx, tenant, webhook, func(w *hook.Webhook) error {
+		if problems := r.apply(w, c); len(problems) > 0 {
+			return invalid(problems)
+		}
+		return nil
+	})
+	if err == nil && pause != nil {
+		return r.pause(ctx, w, *pause)
+	}
+	return w, err
+}
+
+// Disable switches a webhook off for a reason, unless it is off already.
+func (r *Registry) Disable(ctx context.Context, tenant id.Tenant, webhook id.Webhook, reason hook.DisabledReason) error {
+	_, err := r.edit(ctx, tenant, webhook, func(w *hook.Webhook) error {
+		if w.Enabled {
+			w.Enabled, w.DisabledReason = false, reason
+		}
+		return nil
+	})
+	return err
+}
+
+// Resume ends a webhook's pause.
+func (r *Registry) Resume(ctx context.Context, tenant id.Tenant, webhook id.Webhook) (*hook.Webhook, error) {
+	w, err := r.Get(ctx, tenant, webhook)
+	if err != nil {
+		return nil, err
+	}
+	return r.pause(ctx, w, time.Time{})
+}
+
+// Pause holds a webhook back until a time, if that is later than the pause it
+// has.
+func (r *Registry) Pause(ctx context.Context, tenant id.Tenant, webhook id.Webhook, until time.Time) error {
+	r.pausing.Lock()
+	defer r.pausing.Unlock()
+	w, err := r.Get(ctx, tenant, webhook)
+	if err != nil || !until.After(w.PausedUntil) {
+		return err
+	}
+	_, err = r.setPause(ctx, w, until)
+	return err
+}
+
+func (r *Registry) pause(ctx context.Context, w *hook.Webhook, until time.Time) (*hook.Webhook, error) {
+	r.pausing.Lock()
+	defer r.pausing.Unlock()
+	return r.setPause(ctx, w, until)
+}
+
+// setPause writes a pause. r.pausing is held.
+func (r *Registry) setPause(ctx context.Context, w *hook.Webhook, until time.Time) (*hook.Webhook, error) {
+	until = until.Truncate(time.Millisecond)
+	if err := r.Store.SetPause(ctx, w.Tenant, w.ID, until); err != nil {
+		return nil, err
+	}
+	r.Catalog.Pause(w.Tenant, w.ID, until)
+	return r.Get(ctx, w.Tenant, w.ID)
+}
+
+// Delete removes a webhook. Its queue is discarded in the background; what was
+// delivered stays readable.
+func (r *Registry) Delete(ctx context.Context, tenant id.Tenant, webhook id.Webhook) error {
+	job, err := id.NewReplay()
+	if err != nil {
+		return err
+	}
+	version, err := r.Store.DeleteWebhook(ctx, store.DeleteWebhookParams{Tenant: tenant, Webhook: webhook, Job: job, Now: r.now()})
+	if err != nil {
+		return err
+	}
+	r.Catalog.DeleteWebhook(version, tenant, webhook)
+	r.Discard(tenant, job)
+	return nil
+}
+
+// edit reads, changes and writes a webhook, again if somebody else changed it
+// meanwhile. Nothing is written if the edit changed nothing.
+func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhook, change func(*hook.Webhook) error) (*hook.Webhook, error) {
+	for {
+		snap, err := r.Catalog.Tenant(ctx, tenant)
+		if err != nil {
+			return nil, err
+		}
+		held, ok := snap.Webhook(webhook)
+		if !ok {
+			return nil, hook.NotFound("Webhook")
+		}
+		w := *held
+		if err := change(&w); err != nil {
+			return nil, err
+		}
+		if same(held, &w) {
+			return held, nil
+		}
+		w.Revision++
+		w.UpdatedAt = r.now()
+		row, err := r.Catalog.Seal(&w)
+		if err != nil {
+			return nil, err
+		}
+		version, err := r.Store.UpdateWebhook(ctx, row)
+		if errors.Is(err, store.ErrConfigMoved) {
+			if _, err = r.Catalog.Refresh(ctx, tenant, snap.Version); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.Catalog.PutWebhook(version, &w)
+		return &w, nil
+	}
+}
+
+func (r *Registry) now() time.Time { return r.Now().UTC().Truncate(time.Millisecond) }
+
+// Masked is what stands in an answer for the value of a header that looks like
+// a credential.
+const Masked = "****"
+
+// MaskHeaders is a webhook's headers as an answer shows them.
+func MaskHeaders(headers map[string]string) map[string]string {
+	shown := make(map[string]string, len(headers))
+	for name, value := range headers {
+		if egress.Credential(name) {
+			value = Masked
+		}
+		shown[name] = value
+	}
+	return shown
+}
+
+func invalid(problems []hook.Detail) error {
+	return hook.Invalid(sorted(problems)...)
+}
+
+// unmask puts the values back that an answer masked, where a caller sends the
+// headers as it read them. A mask that stands for nothing stays, to be refused.
+func unmask(given, held map[string]string) map[string]string {
+	out := make(map[string]string, len(given))
+	for name, value := range given {
+		if value == Masked && egress.Credential(name) {
+			for old, secret := range held {
+				if strings.EqualFold(old, name) {
+					value = secret
+				}
+			}
+		}
+		out[name] = value
+	}
+	return out
+}

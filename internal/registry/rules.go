@@ -1,0 +1,153 @@
+package registry
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/plinqx/hypha/internal/egress"
+	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/signature"
+)
+
+// The bounds of a webhook's fields.
+const (
+	DefaultTimeout = 30 * time.Second
+	MinTimeout     = time.Second
+	MaxTimeout     = time.Minute
+
+	maxName        = 255  // characters
+	maxDescription = 4096 // characters
+	maxEvents      = 100
+	maxPause       = 365 * 24 * time.Hour
+)
+
+// apply puts a change into a webhook and lists all that is wrong with it.
+func (r *Registry) apply(w *hook.Webhook, c Change) []hook.Detail {
+	var problems []hook.Detail
+	check := func(path, problem string) {
+		if problem != "" {
+			problems = append(problems, hook.Detail{Path: path, Message: problem})
+		}
+	}
+	if c.Name != nil {
+		check("name", checkText(*c.Name, 1, maxName, ""))
+		w.Name = *c.Name
+	}
+	if c.Description != nil {
+		check("description", checkText(*c.Description, 0, maxDescription, "\n\t"))
+		w.Description = *c.Description
+	}
+	if c.URL != nil {
+		if _, err := r.URLs.CheckURL(*c.URL); err != nil {
+			check("url", err.Error())
+		}
+		w.URL = *c.URL
+	}
+	if c.Events != nil {
+		problems = append(problems, checkEvents(*c.Events)...)
+		w.Events = slices.Clone(*c.Events)
+	}
+	if c.Secret != nil {
+		if _, err := signature.ParseSecret(*c.Secret); err != nil {
+			check("secret", err.Error())
+		}
+		if len(w.Secrets) == 0 || w.Secrets[0].Value != *c.Secret {
+			w.Secrets = []hook.Secret{{Value: *c.Secret}}
+		}
+	}
+	if c.Headers != nil {
+		headers := unmask(*c.Headers, w.Headers)
+		for _, p := range egress.CheckHeaders(headers, r.HeaderPrefix) {
+			check(p.Path, p.Message)
+		}
+		for name, value := range headers {
+			if value == Masked && egress.Credential(name) {
+				check("headers."+name, "is the mask that answers show, not a value; send the value itself")
+			}
+		}
+		w.Headers = headers
+	}
+	if c.TimeoutMS != nil {
+		lowest, highest := MinTimeout.Milliseconds(), MaxTimeout.Milliseconds()
+		if *c.TimeoutMS < lowest || *c.TimeoutMS > highest {
+			check("timeoutMs", fmt.Sprintf("must be from %d to %d", lowest, highest))
+		} else {
+			w.Timeout = time.Duration(*c.TimeoutMS) * time.Millisecond
+		}
+	}
+	if c.Enabled != nil && *c.Enabled != w.Enabled {
+		w.Enabled, w.DisabledReason = *c.Enabled, ""
+		if !w.Enabled {
+			w.DisabledReason = hook.DisabledManual
+		}
+	}
+	if c.PausedUntil != nil && c.PausedUntil.Sub(r.now()) > maxPause {
+		check("pausedUntil", "must be within a year; to stop sending for good, disable the webhook")
+	}
+	return problems
+}
+
+// checkText says what is wrong with a text of people: its length in characters,
+// or characters that do not show. Some control characters may be allowed.
+func checkText(s string, lowest, highest int, allowed string) string {
+	n := utf8.RuneCountInString(s)
+	switch {
+	case !utf8.ValidString(s):
+		return "is not UTF-8"
+	case n < lowest || lowest > 0 && strings.TrimSpace(s) == "":
+		return "must not be empty"
+	case n > highest:
+		return fmt.Sprintf("must have at most %d characters, and has %d", highest, n)
+	}
+	for _, c := range s {
+		if unshown(c) && !strings.ContainsRune(allowed, c) {
+			return fmt.Sprintf("must not hold the control character U+%04X", c)
+		}
+	}
+	return ""
+}
+
+// unshown reports characters that would change how a log line or a page reads:
+// controls, and the bidirectional overrides that make a text look like another
+// (Unicode UAX #9 §2.1 to §2.5).
+func unshown(c rune) bool {
+	return unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) || c == '\u2028' || c == '\u2029' || c == '\ufeff'
+}
+
+func checkEvents(events []string) []hook.Detail {
+	if len(events) == 0 {
+		return []hook.Detail{{Path: "events", Message: `must name at least one event type; "*" is all of them`}}
+	}
+	if len(events) > maxEvents {
+		return []hook.Detail{{Path: "events", Message: fmt.Sprintf("must name at most %d, and names %d", maxEvents, len(events))}}
+	}
+	var problems []hook.Detail
+	for i, e := range events {
+		path := fmt.Sprintf("events[%d]", i)
+		switch {
+		case !hook.ValidSubscription(e):
+			problems = append(problems, hook.Detail{Path: path, Message: `must be an event type (dot-separated segments of A-Z, a-z, 0-9, _ and -, 128 characters at most), a type followed by ".*", or "*"`})
+		case slices.Contains(events[:i], e):
+			problems = append(problems, hook.Detail{Path: path, Message: "is named twice"})
+		}
+	}
+	return problems
+}
+
+// same reports whether two states of a webhook differ in nothing that a change
+// can change.
+func same(a, b *hook.Webhook) bool {
+	return a.Name == b.Name && a.URL == b.URL && slices.Equal(a.Events, b.Events) && a.Enabled == b.Enabled &&
+		a.DisabledReason == b.DisabledReason && a.Timeout == b.Timeout && a.Description == b.Description &&
+		maps.Equal(a.Headers, b.Headers) && slices.Equal(a.Secrets, b.Secrets)
+}
+
+func sorted(problems []hook.Detail) []hook.Detail {
+	slices.SortStableFunc(problems, func(a, b hook.Detail) int { return strings.Compare(a.Path, b.Path) })
+	return problems
+}

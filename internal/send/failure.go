@@ -1,0 +1,134 @@
+package send
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/plinqx/hypha/internal/egress"
+	"github.com/plinqx/hypha/internal/hook"
+)
+
+// failureOf sorts an error of the transport. The message is ours, never the
+// error's own text: that would name addresses of the network we stand in.
+func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration) *hook.Failure {
+	var (
+		dns       *net.DNSError
+		network   net.Error
+		handshake *handshakeError
+	)
+	switch {
+	case errors.Is(context.Cause(ctx), errTimeout):
+		return timedOut(tr, timeout)
+	case ctx.Err() != nil:
+		return fail(hook.FailureInternal, "broken off: the server was stopping")
+	case errors.Is(err, egress.ErrBlocked):
+		return fail(hook.FailureBlocked, "the address may not be called")
+	case errors.As(err, &dns):
+		if dns.IsNotFound {
+			return fail(hook.FailureDNS, "the host name has no address")
+		}
+		return fail(hook.FailureDNS, "the host name could not be resolved")
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		// The dial's limit is the attempt's, and may strike first.
+		return timedOut(tr, timeout)
+	case errors.As(err, &handshake):
+		return fail(hook.FailureTLS, "%s", handshakeMessage(handshake.err))
+	case !tr.got:
+		return fail(hook.FailureConnect, "%s", connectMessage(err))
+	case !tr.answered():
+		return fail(hook.FailureConnect, "the receiver closed the connection without an answer")
+	case disconnected(err):
+		return fail(hook.FailureConnect, "the receiver closed the connection before the answer's headers were complete")
+	case strings.Contains(err.Error(), "response headers exceeded"):
+		return fail(hook.FailureProtocol, "the answer's status line and headers are over %d KiB", maxHeader>>10)
+	default:
+		return fail(hook.FailureProtocol, "the answer is not valid HTTP")
+	}
+}
+
+// timedOut says how far the attempt had come.
+func timedOut(tr *trace, timeout time.Duration) *hook.Failure {
+	doing := "no answer"
+	switch {
+	case tr.answered():
+		doing = "no complete answer"
+	case tr.got:
+	case tr.tls.Load() != 0:
+		doing = "no TLS handshake"
+	case tr.connect.Load() != 0:
+		doing = "no connection"
+	case tr.dns.Load() != 0:
+		doing = "no answer from the name servers"
+	}
+	return fail(hook.FailureTimeout, "%s within %s", doing, timeout)
+}
+
+func connectMessage(err error) string {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "the connection was refused"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "the host can't be reached"
+	default:
+		return "the connection failed"
+	}
+}
+
+func handshakeMessage(err error) string {
+	var (
+		host    x509.HostnameError
+		unknown x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError
+		verify  *tls.CertificateVerificationError
+		record  tls.RecordHeaderError
+	)
+	switch {
+	case errors.As(err, &host):
+		return "the certificate is for another name"
+	case errors.As(err, &unknown):
+		return "the certificate is signed by an unknown authority"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "the certificate has expired, or is not valid yet"
+	case errors.As(err, &verify):
+		return "the certificate is not valid"
+	case errors.As(err, &record):
+		return "the receiver does not speak TLS on this port"
+	case disconnected(err):
+		return "the receiver closed the connection during the TLS handshake"
+	default:
+		return "the TLS handshake failed; TLS 1.2 or newer is needed"
+	}
+}
+
+// disconnected reports whether the other side ended the connection.
+func disconnected(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+func fail(kind hook.FailureKind, format string, args ...any) *hook.Failure {
+	return &hook.Failure{Kind: kind, Message: fmt.Sprintf(format, args...)}
+}
+
+// judge says why a status is a failure; nil if it is none.
+func judge(status int) *hook.Failure {
+	text := http.StatusText(status)
+	switch {
+	case status >= 200 && status <= 299:
+		return nil
+	case status < 0 || status > 999:
+		return fail(hook.FailureProtocol, "the answer's status is not of three digits") // HTTP/2 lets it through
+	case status >= 300 && status <= 399:
+		return fail(hook.FailureStatus, "%s: redirects are not followed", strings.TrimSpace(fmt.Sprintf("answered %03d %s", status, text)))
+	default:
+		return fail(hook.FailureStatus, "%s", strings.TrimSpace(fmt.Sprintf("answered %03d %s", status, text)))
+	}
+}

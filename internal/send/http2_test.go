@@ -1,0 +1,235 @@
+package send_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/plinqx/hypha/internal/egress"
+	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/send"
+)
+
+// http2Server is a receiver that speaks HTTP/2 as the standard library does.
+func http2Server(t *testing.T, handler http.HandlerFunc) (*httptest.Server, *send.Sender) {
+	t.Helper()
+	r := httptest.NewUnstartedServer(handler)
+	r.EnableHTTP2 = true
+	r.StartTLS()
+	t.Cleanup(r.Close)
+	s := send.New(send.Options{
+		Dial: guard(t, egress.Options{Allow: loopback()}),
+		TLS:  &tls.Config{RootCAs: r.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs},
+	})
+	t.Cleanup(s.Close)
+	return r, s
+}
+
+func TestHTTP2(t *testing.T) {
+	var requests atomic.Int64
+	r, s := http2Server(t, func(w http.ResponseWriter, q *http.Request) {
+		requests.Add(1)
+		if q.ProtoMajor != 2 {
+			t.Errorf("spoke %s", q.Proto)
+		}
+		body, err := io.ReadAll(q.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		switch q.URL.Path {
+		case "/reset":
+			panic(http.ErrAbortHandler)
+		case "/wait":
+			<-q.Context().Done()
+		case "/redirect":
+			http.Redirect(w, q, "/canary", http.StatusTemporaryRedirect)
+		case "/canary":
+			t.Error("a redirect was followed")
+		case "/flood":
+			for q.Context().Err() == nil {
+				if _, err := w.Write(make([]byte, 32<<10)); err != nil {
+					return
+				}
+			}
+		default:
+			w.Header().Set("Set-Cookie", "a=b")
+			_, _ = w.Write(body)
+		}
+	})
+	for _, test := range []struct {
+		path   string
+		status int
+		kind   hook.FailureKind
+	}{
+		{"/", 200, ""},
+		{"/", 200, ""},
+		{"/redirect", 307, hook.FailureStatus},
+		{"/reset", 0, hook.FailureConnect},
+		{"/wait", 0, hook.FailureTimeout},
+		{"/flood", 200, ""},
+		{"/", 200, ""},
+	} {
+		limit := patience
+		if test.path == "/wait" {
+			limit = timeout
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		a := s.Send(t.Context(), request(t, r.URL+test.path, []byte("{}"), limit))
+		runtime.ReadMemStats(&after)
+		sane(t, a, limit)
+		if a.StatusCode != test.status || kindOf(a) != test.kind {
+			t.Errorf("%s: %d %+v", test.path, a.StatusCode, a.Failure)
+		}
+		if grown := (after.TotalAlloc - before.TotalAlloc) >> 20; grown >= 16 {
+			t.Errorf("%s: %d MiB were allocated", test.path, grown)
+		}
+	}
+	if requests.Load() != 7 {
+		t.Errorf("7 attempts made %d requests", requests.Load())
+	}
+}
+
+// framed is a receiver that says frames of its own choice to each request.
+func framed(t *testing.T, answer func(f *http2.Framer, stream uint32) error) (string, *send.Sender, *atomic.Int64) {
+	t.Helper()
+	var requests atomic.Int64
+	r := httptest.NewUnstartedServer(http.NotFoundHandler())
+	r.TLS = &tls.Config{NextProtos: []string{"h2"}}
+	r.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){
+		"h2": func(_ *http.Server, c *tls.Conn, _ http.Handler) {
+			if _, err := io.CopyN(io.Discard, c, int64(len(http2.ClientPreface))); err != nil {
+				return
+			}
+			f := http2.NewFramer(c, c)
+			if f.WriteSettings() != nil {
+				return
+			}
+			for {
+				frame, err := f.ReadFrame()
+				if err != nil {
+					return
+				}
+				switch frame := frame.(type) {
+				case *http2.SettingsFrame:
+					if !frame.IsAck() && f.WriteSettingsAck() != nil {
+						return
+					}
+				case *http2.PingFrame:
+					if !frame.IsAck() && f.WritePing(true, frame.Data) != nil {
+						return
+					}
+				case *http2.DataFrame:
+					if !frame.StreamEnded() {
+						continue
+					}
+					requests.Add(1)
+					if answer(f, frame.StreamID) != nil {
+						return
+					}
+				}
+			}
+		},
+	}
+	r.StartTLS()
+	t.Cleanup(r.Close)
+	s := send.New(send.Options{
+		Dial: guard(t, egress.Options{Allow: loopback()}),
+		TLS:  &tls.Config{RootCAs: r.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs},
+	})
+	t.Cleanup(s.Close)
+	return r.URL, s, &requests
+}
+
+func status(f *http2.Framer, stream uint32, value string, more bool) error {
+	var block bytes.Buffer
+	if err := hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: value}); err != nil {
+		return err
+	}
+	return f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: !more})
+}
+
+// TestHTTP2Frames: after an error of HTTP/2 the request is not sent again, not
+// even where the protocol would let us; the retry schedule does that.
+func TestHTTP2Frames(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		answer func(f *http2.Framer, stream uint32) error
+		status int
+		kind   hook.FailureKind
+	}{
+		{"an answer", func(f *http2.Framer, n uint32) error { return status(f, n, "200", false) }, 200, ""},
+		{"a refused stream", func(f *http2.Framer, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeRefusedStream) }, 0, hook.FailureConnect},
+		{"a protocol error, they say", func(f *http2.Framer, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeProtocol) }, 0, hook.FailureConnect},
+		{"an internal error", func(f *http2.Framer, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeInternal) }, 0, hook.FailureConnect},
+		{"going away without us", func(f *http2.Framer, _ uint32) error { return f.WriteGoAway(0, http2.ErrCodeNo, nil) }, 0, hook.FailureConnect},
+		{"going away in anger", func(f *http2.Framer, _ uint32) error {
+			return errors.Join(f.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, nil), io.EOF)
+		}, 0, hook.FailureConnect},
+		{"closed", func(*http2.Framer, uint32) error { return io.EOF }, 0, hook.FailureConnect},
+		{"going away after the answer", func(f *http2.Framer, n uint32) error {
+			return errors.Join(f.WriteGoAway(n, http2.ErrCodeNo, nil), status(f, n, "204", false))
+		}, 204, ""},
+		{"reset in the body", func(f *http2.Framer, n uint32) error {
+			return errors.Join(status(f, n, "200", true), f.WriteData(n, false, []byte("ok")), f.WriteRSTStream(n, http2.ErrCodeInternal))
+		}, 200, ""},
+		{"a status of five digits", func(f *http2.Framer, n uint32) error { return status(f, n, "99999", false) }, 0, hook.FailureProtocol},
+		{"a negative status", func(f *http2.Framer, n uint32) error { return status(f, n, "-200", false) }, 0, hook.FailureProtocol},
+		{"early hints for ever", func(f *http2.Framer, n uint32) error {
+			for {
+				if err := status(f, n, "103", true); err != nil {
+					return err
+				}
+			}
+		}, 0, hook.FailureConnect},
+		{"headers for ever", func(f *http2.Framer, n uint32) error {
+			var block bytes.Buffer
+			e := hpack.NewEncoder(&block)
+			_ = e.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
+			err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: n, BlockFragment: block.Bytes()})
+			for err == nil {
+				block.Reset()
+				_ = e.WriteField(hpack.HeaderField{Name: "x-a", Value: string(bytes.Repeat([]byte("y"), 8<<10)), Sensitive: true})
+				err = f.WriteContinuation(n, false, block.Bytes())
+			}
+			return err
+		}, 0, hook.FailureConnect},
+		{"silence", func(*http2.Framer, uint32) error { return nil }, 0, hook.FailureTimeout},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			address, s, requests := framed(t, test.answer)
+			limit := patience
+			if test.kind == hook.FailureTimeout {
+				limit = timeout
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			began := time.Now()
+			a := s.Send(t.Context(), request(t, address, []byte("{}"), limit))
+			if took := time.Since(began); took > limit+time.Second {
+				t.Errorf("the caller waited %s", took)
+			}
+			runtime.ReadMemStats(&after)
+			sane(t, a, limit)
+			if a.StatusCode != test.status || kindOf(a) != test.kind {
+				t.Errorf("%d %+v, want %d %q", a.StatusCode, a.Failure, test.status, test.kind)
+			}
+			if n := requests.Load(); n != 1 {
+				t.Errorf("one attempt made %d requests", n)
+			}
+			if grown := (after.TotalAlloc - before.TotalAlloc) >> 20; grown >= 16 {
+				t.Errorf("%d MiB were allocated", grown)
+			}
+		})
+	}
+}
