@@ -1,0 +1,374 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/plinqx/hypha/internal/auth"
+	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/id"
+)
+
+// The headers that are ours.
+const (
+	headerRequestID = "X-Request-Id"
+	headerTenant    = "X-Hypha-Tenant"
+)
+
+// call is one request at its endpoint.
+type call struct {
+	*http.Request
+	w http.ResponseWriter
+	// principal is who asks; nil where everybody may.
+	principal *auth.Principal
+	// held is how many bytes of body the call has reserved, and reader what it
+	// reads with: both go back at its end.
+	held   int64
+	reader *reader
+}
+
+func (c *call) tenant() id.Tenant { return c.principal.Tenant }
+
+func (c *call) param(name string) string { return chi.URLParam(c.Request, name) }
+
+// address is where the request came from; not valid where that is no IP.
+func (c *call) address() netip.Addr {
+	ap, err := netip.ParseAddrPort(c.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr()
+}
+
+// reply is a successful answer: a value to be shown as JSON, or a text that is
+// there already.
+type reply struct {
+	status      int
+	value       any
+	raw         []byte
+	contentType string // of raw; "" is JSON
+}
+
+// exchange watches a request's answer.
+type exchange struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+	tenant id.Tenant
+	err    error
+	// failed says that the handler panicked.
+	failed bool
+}
+
+// WriteHeader notes the status.
+func (e *exchange) WriteHeader(status int) {
+	if e.status == 0 {
+		e.status = status
+	}
+	e.ResponseWriter.WriteHeader(status)
+}
+
+// Write counts.
+func (e *exchange) Write(b []byte) (int, error) {
+	if e.status == 0 {
+		e.status = http.StatusOK
+	}
+	n, err := e.ResponseWriter.Write(b)
+	e.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap is for http.ResponseController.
+func (e *exchange) Unwrap() http.ResponseWriter { return e.ResponseWriter }
+
+// around is what every request goes through: its id, the headers of every
+// answer, and the one line in the log. A panic ends here.
+func (a *api) around(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		h := w.Header()
+		requestID := requestID(r)
+		h.Set(headerRequestID, requestID)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cache-Control", "no-store")
+		e := &exchange{ResponseWriter: w}
+		defer func() {
+			cut := false
+			if p := recover(); p != nil {
+				cut = a.panicked(e, p)
+			}
+			a.finished(e, r, requestID, time.Since(start))
+			if cut {
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		next.ServeHTTP(e, r)
+	})
+}
+
+// panicked answers for a handler that could not. If it had begun to answer, the
+// connection is cut, so that nobody takes half an answer for a whole one.
+func (a *api) panicked(e *exchange, p any) (cut bool) {
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		return true
+	}
+	e.failed = true
+	err := fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+	if e.status != 0 {
+		e.err = err
+		return true
+	}
+	a.fail(e, err)
+	return false
+}
+
+func (a *api) finished(e *exchange, r *http.Request, requestID string, took time.Duration) {
+	route := ""
+	if rc := chi.RouteContext(r.Context()); rc != nil {
+		route = rc.RoutePattern()
+	}
+	if e.status == 0 {
+		e.status = http.StatusOK
+	}
+	a.o.Observe(Exchange{Method: r.Method, Route: route, Status: e.status, Bytes: e.bytes, Duration: took})
+
+	level := slog.LevelDebug
+	switch {
+	case e.failed || e.status == http.StatusInternalServerError:
+		level = slog.LevelError
+	case e.status > http.StatusInternalServerError:
+		level = slog.LevelInfo
+	}
+	if !a.o.Logger.Enabled(r.Context(), level) {
+		return
+	}
+	// The query is left out: people put tokens there.
+	attrs := []slog.Attr{
+		slog.String("requestId", requestID), slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath()),
+		slog.String("route", route), slog.Int("status", e.status), slog.Int64("bytes", e.bytes),
+		slog.Duration("took", took), slog.String("from", r.RemoteAddr),
+	}
+	if !e.tenant.IsZero() {
+		attrs = append(attrs, slog.String("tenant", e.tenant.String()))
+	}
+	if e.err != nil {
+		attrs = append(attrs, slog.String("err", e.err.Error()))
+	}
+	a.o.Logger.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// requestID is the caller's id for the request, if it can be written in a log as
+// it stands, or else a new one.
+func requestID(r *http.Request) string {
+	if given := r.Header[headerRequestID]; len(given) == 1 && hook.ValidPublisherID(given[0]) {
+		return given[0]
+	}
+	return rand.Text()
+}
+
+// handler is what stands between the router and an endpoint.
+func (a *api) handler(e endpoint) http.Handler {
+	timeout := a.o.Timeout
+	if e.pattern == testPath {
+		timeout = a.o.TestTimeout
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), timeout)
+		defer cancel()
+		r = r.WithContext(ctx)
+		c := &call{Request: r, w: w}
+		defer a.release(c)
+		rep, err := a.enter(c, e)
+		if err != nil {
+			a.fail(w, err)
+			return
+		}
+		a.succeed(w, rep)
+	})
+}
+
+// enter lets the caller in, or not, and does what is asked.
+func (a *api) enter(c *call, e endpoint) (reply, error) {
+	if e.access != everybody {
+		if err := a.authenticate(c, e.access); err != nil {
+			return reply{}, err
+		}
+		if e.scope != "" && !c.principal.Can(e.scope) {
+			return reply{}, auth.ErrForbidden()
+		}
+		if e.access == tenants && c.principal.Tenant.IsZero() {
+			return reply{}, hook.Invalid(hook.Detail{Path: headerTenant, Message: "is required with an operator's key: the id of the tenant to act for"})
+		}
+	}
+	if !e.query && c.URL.RawQuery != "" && e.access != everybody {
+		if err := newQuery(c).err(); err != nil {
+			return reply{}, err
+		}
+	}
+	return e.serve(c)
+}
+
+func (a *api) authenticate(c *call, who access) error {
+	p, err := a.o.Auth.Authenticate(c.Context(), bearer(c.Header))
+	if err != nil {
+		return err
+	}
+	if acting := c.Header[headerTenant]; len(acting) > 0 && who == tenants {
+		if len(acting) > 1 {
+			return hook.Invalid(hook.Detail{Path: headerTenant, Message: "is given twice"})
+		}
+		if p, err = a.o.Auth.ActFor(c.Context(), p, acting[0]); err != nil {
+			return err
+		}
+	}
+	c.principal = p
+	if e, ok := c.w.(*exchange); ok {
+		e.tenant = p.Tenant
+	}
+	return nil
+}
+
+// bearer is the token of a request (RFC 6750, 2.1), "" without one. Tokens in
+// the query (2.3) are not read: URLs end in logs.
+func bearer(h http.Header) string {
+	given := h["Authorization"]
+	if len(given) != 1 {
+		return ""
+	}
+	scheme, token, ok := strings.Cut(given[0], " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimLeft(token, " ")
+}
+
+func (a *api) succeed(w http.ResponseWriter, rep reply) {
+	if rep.status == http.StatusNoContent {
+		w.WriteHeader(rep.status)
+		return
+	}
+	if rep.raw == nil {
+		var err error
+		if rep.raw, err = marshal(rep.value); err != nil {
+			a.fail(w, fmt.Errorf("write the answer: %w", err))
+			return
+		}
+	}
+	if rep.contentType == "" {
+		rep.contentType = "application/json"
+	}
+	write(w, rep.status, rep.contentType, rep.raw)
+}
+
+func write(w http.ResponseWriter, status int, contentType string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // whom would it be told to
+}
+
+// marshal shows a value as JSON. What came from outside may be no UTF-8: it is
+// shown with replacement characters. What was published as JSON keeps its
+// spelling.
+func marshal(v any) ([]byte, error) {
+	return json.Marshal(v, json.Deterministic(true), jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true), jsontext.PreserveRawStrings(true))
+}
+
+// fail answers an error. It is the one place that turns errors into HTTP.
+func (a *api) fail(w http.ResponseWriter, err error) {
+	shown := show(err)
+	if e, ok := w.(*exchange); ok {
+		e.err = err
+	}
+	h := w.Header()
+	switch shown.Code {
+	case hook.CodeUnauthorized:
+		h.Set("WWW-Authenticate", "Bearer")
+	case hook.CodeRateLimited, hook.CodeUnavailable:
+		h.Set("Retry-After", strconv.FormatInt(max(1, int64((shown.RetryAfter+time.Second-1)/time.Second)), 10))
+	}
+	body, err := marshal(errorView{Error: errorBody{Message: shown.Message, Code: shown.Code, Details: shown.Details}})
+	if err != nil {
+		body = []byte(`{"error":{"message":"Internal error","code":"INTERNAL_ERROR"}}`)
+	}
+	write(w, statusOf(shown.Code), "application/json", body)
+}
+
+type errorView struct {
+	Error errorBody `json:"error"`
+}
+
+type errorBody struct {
+	Message string        `json:"message"`
+	Code    hook.Code     `json:"code"`
+	Details []hook.Detail `json:"details,omitempty"`
+}
+
+// maxDetails is how many problems one answer lists.
+const maxDetails = 100
+
+// show is what a caller sees of an error.
+func show(err error) hook.Error {
+	var known *hook.Error
+	switch {
+	case errors.As(err, &known) && known.Code != hook.CodeInternal:
+		shown := *known
+		if shown.Code == hook.CodeNotFound && shown.Message != "" {
+			// The same words, whoever found that there is nothing.
+			shown.Message = strings.ToUpper(shown.Message[:1]) + shown.Message[1:]
+		}
+		if len(shown.Details) > maxDetails {
+			more := len(shown.Details) - maxDetails
+			shown.Details = append(shown.Details[:maxDetails:maxDetails], hook.Detail{Message: fmt.Sprintf("and %d problems more", more)})
+		}
+		return shown
+	case errors.Is(err, context.DeadlineExceeded):
+		return hook.Error{Code: hook.CodeUnavailable, Message: "This took too long; try again", RetryAfter: time.Second}
+	case errors.Is(err, context.Canceled):
+		return hook.Error{Code: hook.CodeUnavailable, Message: "The request was canceled", RetryAfter: time.Second}
+	default:
+		return hook.Error{Code: hook.CodeInternal, Message: "Internal error"}
+	}
+}
+
+// statusOf is the HTTP status of a code.
+func statusOf(code hook.Code) int {
+	switch code {
+	case hook.CodeValidation:
+		return http.StatusBadRequest
+	case hook.CodeUnauthorized:
+		return http.StatusUnauthorized
+	case hook.CodeForbidden:
+		return http.StatusForbidden
+	case hook.CodeNotFound:
+		return http.StatusNotFound
+	case hook.CodeMethodNotAllowed:
+		return http.StatusMethodNotAllowed
+	case hook.CodeConflict:
+		return http.StatusConflict
+	case hook.CodePayloadTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case hook.CodeUnsupportedMediaType:
+		return http.StatusUnsupportedMediaType
+	case hook.CodeRateLimited:
+		return http.StatusTooManyRequests
+	case hook.CodeUnavailable:
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}
