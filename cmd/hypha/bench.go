@@ -1,0 +1,63 @@
+package main
+
+import (
+	"time"
+
+	"github.com/plinqx/hypha/internal/bench"
+)
+
+// benchCommand measures a server: one that it starts, or one that runs.
+type benchCommand struct {
+	Scenario string `help:"Load to run: default, latency, fanout10, or all." default:"default" placeholder:"NAME"`
+	Against  string `help:"Give the same load to something else and compare: relay, a bare forwarder with a synced log." placeholder:"NAME"`
+	Pairs    int    `help:"How often to run; more than once reports medians." default:"1" placeholder:"N"`
+
+	Publishers int           `help:"Connections that publish. Default: the scenario's." placeholder:"N"`
+	Rate       float64       `help:"Events per second, whatever the server does. Default: the scenario's; 0 is as fast as answers come." placeholder:"N"`
+	Fanout     int           `help:"Webhooks that each get every event. Default: the scenario's." placeholder:"N"`
+	Payload    int           `help:"Size of an event's data in bytes. Default: the scenario's." placeholder:"BYTES"`
+	Batch      int           `help:"Events in one request. Default: the scenario's." placeholder:"N"`
+	Slow       int           `help:"Further webhooks that answer late." placeholder:"N"`
+	Hanging    int           `help:"Further webhooks that never answer." placeholder:"N"`
+	Failing    int           `help:"Further webhooks that answer 500." placeholder:"N"`
+	Duration   time.Duration `help:"How long to measure." default:"10s" placeholder:"DURATION"`
+	Warmup     time.Duration `help:"How long to publish before." default:"2s" placeholder:"DURATION"`
+
+	Target    string `help:"Server to measure that runs already, such as http://127.0.0.1:8080." placeholder:"URL"`
+	APIKey    string `help:"API key of that server." placeholder:"KEY" env:"-"`
+	TargetPID int    `help:"Process id of that server, if it is on this machine." placeholder:"PID" name:"target-pid"`
+
+	JSON    string `help:"File to write the whole report to, as JSON." placeholder:"FILE"`
+	TempDir string `help:"Folder for the data: put it on the disk that is to be measured." placeholder:"DIR"`
+}
+
+// Run measures and prints.
+func (c *benchCommand) Run(p *process) error {
+	return bench.Run(p.ctx, bench.Options{
+		Target: c.Target, APIKey: c.APIKey, TargetPID: c.TargetPID,
+		Scenario: c.Scenario, Against: c.Against, Pairs: c.Pairs,
+		Publishers: c.Publishers, Rate: c.Rate, Fanout: c.Fanout, PayloadBytes: c.Payload, Batch: c.Batch,
+		Slow: c.Slow, Hanging: c.Hanging, Failing: c.Failing, Duration: c.Duration, Warmup: c.Warmup,
+		JSONFile: c.JSON, TempDir: c.TempDir,
+	}, p.stdout)
+}
+
+// The other processes of a benchmark are this program too.
+type (
+	benchReceiverCommand struct {
+		Args []string `arg:"" optional:"" passthrough:""`
+	}
+	benchRelayCommand struct {
+		Args []string `arg:"" optional:"" passthrough:""`
+	}
+)
+
+// Run receives until the benchmark ends.
+func (c *benchReceiverCommand) Run(p *process) error {
+	return bench.RunReceiver(p.ctx, c.Args, p.stdin, p.stdout)
+}
+
+// Run relays until the benchmark ends.
+func (c *benchRelayCommand) Run(p *process) error {
+	return bench.RunRelay(p.ctx, c.Args, p.stdin, p.stdout)
+}

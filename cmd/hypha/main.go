@@ -1,0 +1,96 @@
+// Command hypha is a webhook server: it takes a platform's events, signs them,
+// delivers them to every webhook that subscribed, retries what fails, and shows
+// what happened.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	kongyaml "github.com/alecthomas/kong-yaml"
+
+	"github.com/plinqx/hypha/internal/obs"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hypha:", err)
+		os.Exit(1)
+	}
+}
+
+// cli is the command line: a field per command.
+type cli struct {
+	Serve serveCommand `cmd:"" default:"withargs" help:"Run the server."`
+	Dev   devCommand   `cmd:"" help:"Run a server to try things with: a temporary folder, a receiver, webhooks, and events that flow."`
+	Bench benchCommand `cmd:"" help:"Measure a server: throughput, latency, what is lost or doubled, and what it costs."`
+
+	BenchReceiver benchReceiverCommand `cmd:"" hidden:""`
+	BenchRelay    benchRelayCommand    `cmd:"" hidden:""`
+
+	Version kong.VersionFlag `help:"Print the version and exit."`
+}
+
+// process is what a command has of the process that runs it.
+type process struct {
+	ctx            context.Context
+	env            func(string) (string, bool)
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// run is the whole program: tests call it as main does.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
+	var c cli
+	exited := false
+	parser, err := kong.New(&c,
+		kong.Name("hypha"),
+		kong.Description("Hypha Webhooks: signs, delivers and retries your platform's events.\n\nEvery setting is a flag, a variable (--max-queued is HYPHA_MAX_QUEUED) or a line of the file that --config names (max-queued: 1000), in that order of strength."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(int) { exited = true }),
+		kong.Vars{"version": obs.Version()},
+		kong.Configuration(kongyaml.Loader),
+		kong.Resolvers(environment(env)), // the last resolver is the stronger one
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+	)
+	if err != nil {
+		return err
+	}
+	k, err := parser.Parse(args)
+	if exited {
+		return nil // --help, --version
+	}
+	if err != nil {
+		var parse *kong.ParseError
+		if errors.As(err, &parse) {
+			return fmt.Errorf("%w (hypha --help lists the commands and settings)", err)
+		}
+		return err
+	}
+	return k.Run(&process{ctx: ctx, env: env, stdin: stdin, stdout: stdout, stderr: stderr})
+}
+
+// environment resolves a flag from its HYPHA_… variable.
+func environment(env func(string) (string, bool)) kong.Resolver {
+	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+		if flag.Name == "help" || flag.Name == "version" {
+			return nil, nil
+		}
+		value, ok := env("HYPHA_" + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_")))
+		if !ok {
+			return nil, nil
+		}
+		return value, nil
+	})
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/plinqx/hypha/internal/dispatch"
+	"github.com/plinqx/hypha/internal/egress"
+	"github.com/plinqx/hypha/internal/retry"
+	"github.com/plinqx/hypha/signature"
+)
+
+// settings are what the server can be told. Each is documented by its help.
+type settings struct {
+	Config kong.ConfigFlag `help:"File with settings, in YAML." placeholder:"FILE"`
+
+	Listen string `help:"Address to serve the API on." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Data   string `help:"Folder of the embedded store and its keys." default:"./hypha-data" placeholder:"DIR"`
+
+	SecretKey string `help:"Key that seals secrets at rest, 64 hexadecimal digits. Made in the data folder if not given." placeholder:"HEX"`
+
+	AllowEgress []string `help:"Networks that webhooks may reach although they are not public, such as 127.0.0.0/8 on a laptop." placeholder:"CIDR"`
+	DenyEgress  []string `help:"Networks that webhooks may never reach. Stronger than --allow-egress." placeholder:"CIDR"`
+	EgressPorts string   `help:"Ports that webhooks may reach." default:"80,443,1024-65535" placeholder:"PORTS"`
+
+	HeaderPrefix  string         `help:"Prefix of the product's own headers." default:"X-Plinqx" placeholder:"NAME"`
+	RetrySchedule retry.Schedule `help:"Delays after each failed try; a delivery gets one try more." default:"5s,5m,30m,2h,5h,10h,10h" placeholder:"DURATIONS"`
+	MaxAge        time.Duration  `help:"How long a delivery may stay unfinished before it is given up." default:"168h" placeholder:"DURATION"`
+
+	MaxEventBytes int64 `help:"Largest event that may be published, in bytes." default:"1048576" placeholder:"BYTES"`
+	MaxBatchBytes int64 `help:"Largest batch of events that may be published, in bytes." default:"16777216" placeholder:"BYTES"`
+	MaxQueued     int64 `help:"Most unfinished deliveries of a tenant, beyond which publishing is refused; 0 is no limit." default:"10000000" placeholder:"N"`
+	MaxWebhooks   int   `help:"Most webhooks of a tenant; 0 is no limit." default:"0" placeholder:"N"`
+
+	Slots       int           `help:"Most attempts in flight at once." default:"1024" placeholder:"N"`
+	LaneMemory  int           `help:"Most memory for deliveries that wait to be sent, in bytes; the rest waits on disk." default:"33554432" placeholder:"BYTES"`
+	HistoryAge  time.Duration `help:"How long history is kept." default:"720h" placeholder:"DURATION"`
+	HistorySize int64         `help:"How large history may grow, in bytes; the oldest goes first." default:"10737418240" placeholder:"BYTES"`
+
+	LogLevel  slog.Level `help:"Least level that is logged: debug, info, warn or error." default:"info" placeholder:"LEVEL"`
+	LogFormat string     `help:"Form of the log: text or json." default:"text" enum:"text,json" placeholder:"FORMAT"`
+}
+
+// checked are the settings that need reading, read.
+type checked struct {
+	allow, deny []netip.Prefix
+	ports       egress.Ports
+	prefix      signature.Prefix
+}
+
+// check reports all that is wrong with the settings together.
+func (s *settings) check() (c checked, err error) {
+	var problems []error
+	note := func(setting string, err error) {
+		if err != nil {
+			problems = append(problems, fmt.Errorf("--%s: %w", setting, err))
+		}
+	}
+	parse := func(setting string, list []string) (out []netip.Prefix) {
+		for _, text := range list {
+			p, err := netip.ParsePrefix(text)
+			if err != nil {
+				note(setting, fmt.Errorf("%q is not a network such as 10.0.0.0/8 or fd00::/8", text))
+				continue
+			}
+			out = append(out, p)
+		}
+		return out
+	}
+	c.allow = parse("allow-egress", s.AllowEgress)
+	c.deny = parse("deny-egress", s.DenyEgress)
+	c.ports, err = egress.ParsePorts(s.EgressPorts)
+	note("egress-ports", err)
+	c.prefix, err = signature.ParsePrefix(s.HeaderPrefix)
+	note("header-prefix", err)
+	atLeast := func(setting string, value, lowest int64) {
+		if value < lowest {
+			note(setting, fmt.Errorf("must be at least %d, and is %d", lowest, value))
+		}
+	}
+	atLeast("max-event-bytes", s.MaxEventBytes, 1024)
+	atLeast("max-batch-bytes", s.MaxBatchBytes, s.MaxEventBytes)
+	atLeast("max-queued", s.MaxQueued, 0)
+	atLeast("max-webhooks", int64(s.MaxWebhooks), 0)
+	atLeast("slots", int64(s.Slots), 1)
+	atLeast("lane-memory", int64(s.LaneMemory), 1<<20)
+	atLeast("history-size", s.HistorySize, 64<<20)
+	if s.MaxAge < time.Minute || s.MaxAge > 4*dispatch.DefaultMaxAge {
+		note("max-age", errors.New("must be from a minute to 28 days"))
+	}
+	if s.HistoryAge < time.Hour {
+		note("history-age", errors.New("must be an hour at least"))
+	}
+	return c, errors.Join(problems...)
+}

@@ -1,0 +1,78 @@
+package bench
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestChildrenEndWithAHarnessThatIsKilled(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	harness, err := startChild("harness", os.Args[0], []string{"harness", dir}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll := time.NewTicker(10 * ms)
+	defer poll.Stop()
+	// The data folder is made by the server: then both children are there.
+	for {
+		if data, _ := filepath.Glob(filepath.Join(dir, "*", "data")); len(data) == 1 {
+			break
+		}
+		select {
+		case <-poll.C:
+		case <-harness.exited:
+			t.Fatalf("the harness ended: %v", harness.tail.lines(20))
+		}
+	}
+	children := childrenOf(t, harness.pid())
+	if len(children) != 2 {
+		t.Errorf("the harness has children %v, want a receiver and a server", children)
+	}
+	if err := harness.kill(); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range children {
+		for alive(pid) {
+			select {
+			case <-poll.C:
+			case <-t.Context().Done():
+				t.Fatalf("process %s is still there", pid)
+			}
+		}
+	}
+}
+
+// childrenOf lists the processes that the given one has started.
+func childrenOf(t *testing.T, parent int) []string {
+	stats, err := filepath.Glob("/proc/[0-9]*/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var children []string
+	for _, path := range stats {
+		f, err := os.Open(path)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		for lines := bufio.NewScanner(f); lines.Scan(); {
+			if lines.Text() == fmt.Sprintf("PPid:\t%d", parent) {
+				children = append(children, filepath.Base(filepath.Dir(path)))
+			}
+		}
+		_ = f.Close()
+	}
+	return children
+}
+
+// alive says whether a process runs; one that is dead, but not yet waited for
+// by whoever inherited it, does not.
+func alive(pid string) bool {
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	return err == nil && !strings.Contains(string(status), "State:\tZ")
+}

@@ -1,0 +1,67 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Usage is what a process has taken. Where the system does not tell, it is 0.
+type usage struct {
+	cpu    time.Duration // user and system time since its start
+	memory Memory
+}
+
+// Memory is a process's resident memory in bytes: now, and the most it has ever
+// been. 0 means that the system does not tell.
+type Memory struct {
+	ResidentBytes int64 `json:"residentBytes"`
+	PeakBytes     int64 `json:"peakBytes"`
+}
+
+// clockTick is the unit of times in /proc: Linux fixes USER_HZ at 100 on every
+// architecture that Go supports.
+const clockTick = time.Second / 100
+
+// parseStat reads utime and stime, fields 14 and 15 of /proc/<pid>/stat
+// (proc_pid_stat(5)). Field 2 is the program's name in parentheses and may
+// itself contain spaces and parentheses.
+func parseStat(text string) (time.Duration, error) {
+	_, rest := text, ""
+	if i := strings.LastIndexByte(text, ')'); i >= 0 {
+		rest = text[i+1:]
+	}
+	fields := strings.Fields(rest) // from field 3 on
+	if len(fields) < 13 {
+		return 0, errors.New("/proc/<pid>/stat has fewer than 15 fields")
+	}
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/<pid>/stat: not a time: %q", f)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * clockTick, nil
+}
+
+// parseStatus reads VmRSS and VmHWM of /proc/<pid>/status (proc_pid_status(5)).
+func parseStatus(text string) (Memory, error) {
+	var m Memory
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(line, ":")
+		field := map[string]*int64{"VmRSS": &m.ResidentBytes, "VmHWM": &m.PeakBytes}[name]
+		if field == nil {
+			continue
+		}
+		kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+		if err != nil {
+			return Memory{}, fmt.Errorf("/proc/<pid>/status: not a size: %q", strings.TrimSpace(line))
+		}
+		*field = kib << 10
+	}
+	return m, nil
+}

@@ -1,0 +1,320 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxHooks is how many webhooks a receiver tells apart.
+	maxHooks = 4096
+
+	// maxPages bounds the memory of a receiver's arrival bitmaps: 128 MiB, room
+	// for 1e9 arrivals.
+	maxPages = 16384
+)
+
+// RunReceiver is the child process `hypha bench-receiver`: a lean HTTP/1.1
+// server that is the receiving end of a load. It prints "listening <address>"
+// to stdout once it accepts, and returns when ctx is done or stdin ends, so
+// that it does not outlive the process that started it. An error means that it
+// could not listen, or that args make no sense.
+//
+//	--listen address   where to listen; default 127.0.0.1:0 (any free port)
+//
+// A webhook's path says how deliveries are answered; N (0 to 4095) tells
+// webhooks apart:
+//
+//	/ok/N              200 at once; arrivals are counted and timed
+//	/slow/N?ms=M       200 after M milliseconds
+//	/hang/N            never; the connection stays open until the peer leaves
+//	/fail/N            500
+//
+// For the harness itself there are POST /_reset?run=R, which forgets everything
+// and counts only arrivals of run R from then on, POST /_stats, and POST
+// /_arrived?hook=N, the numbers that have arrived at /ok/N as a bitmap.
+func RunReceiver(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
+	flags := flag.NewFlagSet("bench-receiver", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // the error says it all
+	listen := flags.String("listen", "127.0.0.1:0", "where to listen")
+	if err := flags.Parse(args); err != nil {
+		return fmt.Errorf("bench-receiver: %w", err)
+	}
+	ln, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return fmt.Errorf("bench-receiver: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	endWith(stdin, cancel)
+	if _, err := fmt.Fprintf(stdout, "%s%s\n", listening, ln.Addr()); err != nil {
+		return errors.Join(fmt.Errorf("bench-receiver: saying where it listens: %w", err), ln.Close())
+	}
+	rc := &receiver{tally: newTally()}
+	return rc.serve(ctx, ln)
+}
+
+// listening precedes the address that a child process prints when it is ready.
+const listening = "listening "
+
+// endWith calls end when stdin is closed, which the parent's death does too. A
+// read from a process's standard input cannot be broken off, so the goroutine
+// lasts until the parent closes it or this process ends.
+func endWith(stdin io.Reader, end func()) {
+	go func() {
+		_, _ = io.Copy(io.Discard, stdin) // any end is the end
+		end()
+	}()
+}
+
+// A receiver serves the connections of one listener.
+type receiver struct {
+	tally *tally
+}
+
+// serve accepts connections until ctx is done, and returns when all of them
+// are closed.
+func (rc *receiver) serve(ctx context.Context, ln net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
+	defer stop()
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		case err != nil:
+			return fmt.Errorf("accepting a connection: %w", err)
+		}
+		wg.Go(func() {
+			closeConn := context.AfterFunc(ctx, func() { _ = conn.Close() })
+			defer closeConn()
+			defer func() { _ = conn.Close() }() // nothing is left to be sent
+			rc.connection(ctx, conn)
+		})
+	}
+}
+
+// A connection's answers, whole. Nothing in them is worth a header more.
+const (
+	answerOK       = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	answerFail     = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+	answerNotFound = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+	answerContinue = "HTTP/1.1 100 Continue\r\n\r\n"
+)
+
+// connection answers requests until the peer leaves, says something that is not
+// HTTP, or ctx is done.
+func (rc *receiver) connection(ctx context.Context, conn net.Conn) {
+	reader := newWireReader(conn)
+	reader.onContinue = func() error {
+		_, err := io.WriteString(conn, answerContinue)
+		return err
+	}
+	for {
+		req, err := reader.readRequest()
+		if err != nil {
+			return
+		}
+		answer := answerOK
+		path, query, _ := strings.Cut(req.target, "?")
+		mode, hook, known := parseHook(path)
+		switch {
+		case strings.HasPrefix(path, "/_"):
+			answer = rc.control(path, query)
+		case !known || req.method != "POST":
+			answer = answerNotFound
+		case mode == modeOK:
+			rc.tally.arrived(hook, req.body, time.Now())
+		default:
+			rc.tally.bystander(mode)
+			switch mode {
+			case modeSlow:
+				if !sleep(ctx, delay(query)) {
+					return
+				}
+			case modeHang:
+				hang(reader.br)
+				return
+			case modeFail:
+				answer = answerFail
+			}
+		}
+		if _, err := io.WriteString(conn, answer); err != nil || req.close {
+			return
+		}
+	}
+}
+
+// hang reads until the peer, or the end of the receiver, closes the connection.
+func hang(br *bufio.Reader) { _, _ = io.Copy(io.Discard, br) }
+
+// The modes of a webhook, as in its path.
+const (
+	modeOK   = "ok"
+	modeSlow = "slow"
+	modeHang = "hang"
+	modeFail = "fail"
+)
+
+// hookPath is the path of a webhook; delay is for slow ones only.
+func hookPath(mode string, hook int, delay time.Duration) string {
+	path := "/" + mode + "/" + strconv.Itoa(hook)
+	if mode == modeSlow {
+		path += "?ms=" + strconv.FormatInt(delay.Milliseconds(), 10)
+	}
+	return path
+}
+
+func parseHook(path string) (mode string, hook int, ok bool) {
+	mode, number, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if !ok || (mode != modeOK && mode != modeSlow && mode != modeHang && mode != modeFail) {
+		return "", 0, false
+	}
+	hook, err := strconv.Atoi(number)
+	return mode, hook, err == nil && hook >= 0 && hook < maxHooks
+}
+
+// delay is the wait that a slow webhook's query asks for; none if it is broken.
+func delay(query string) time.Duration {
+	ms, err := strconv.Atoi(strings.TrimPrefix(query, "ms="))
+	if err != nil {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+func (rc *receiver) control(path, query string) string {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return answerNotFound
+	}
+	var body []byte
+	switch path {
+	case "/_reset":
+		run, err := strconv.ParseUint(values.Get("run"), 16, 32)
+		if err != nil {
+			return answerNotFound
+		}
+		rc.tally.reset(uint32(run))
+		body = []byte("{}")
+	case "/_stats":
+		if body, err = json.Marshal(rc.tally.stats()); err != nil {
+			return answerFail
+		}
+	case "/_arrived":
+		hook, err := strconv.Atoi(values.Get("hook"))
+		if err != nil || hook < 0 || hook >= maxHooks {
+			return answerNotFound
+		}
+		body = rc.tally.numbers(hook)
+	default:
+		return answerNotFound
+	}
+	return "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + string(body)
+}
+
+// arrivals is what a receiver says on /_stats.
+type arrivals struct {
+	Run        string            `json:"run"`
+	Unique     uint64            `json:"unique"`     // by webhook and number
+	Duplicates uint64            `json:"duplicates"` // arrivals beyond the first
+	Stray      uint64            `json:"stray"`      // marked with another run
+	Unmarked   uint64            `json:"unmarked"`   // not from a publisher of ours
+	Untracked  uint64            `json:"untracked"`  // beyond the room for bitmaps
+	LastAt     int64             `json:"lastAt"`     // Unix nanoseconds of the last unique arrival
+	LatencyMs  Latency           `json:"latencyMs"`  // publish to first arrival
+	Bystanders map[string]uint64 `json:"bystanders"` // requests to webhooks that are not ok, by mode
+}
+
+// A tally counts arrivals. Its memory is bounded: a histogram of fixed size and
+// bitmaps of at most maxPages pages.
+type tally struct {
+	mu      sync.Mutex
+	run     uint32
+	seen    [maxHooks]bitmap
+	pages   int
+	latency *histogram
+	totals  arrivals
+}
+
+func newTally() *tally {
+	t := &tally{}
+	t.reset(0)
+	return t
+}
+
+func (t *tally) reset(run uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.run, t.pages, t.latency = run, 0, new(histogram)
+	clear(t.seen[:])
+	t.totals = arrivals{Run: formatRun(run), Bystanders: map[string]uint64{}}
+}
+
+func (t *tally) arrived(hook int, body []byte, now time.Time) {
+	m, ok := findMarker(body)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	seen := &t.seen[hook]
+	switch {
+	case !ok:
+		t.totals.Unmarked++
+		return
+	case m.run != t.run:
+		t.totals.Stray++
+		return
+	case m.number > maxNumber || (!seen.has(m.number) && t.pages == maxPages):
+		t.totals.Untracked++
+		return
+	}
+	if !seen.has(m.number) {
+		t.pages++
+	}
+	if !seen.add(m.number) {
+		t.totals.Duplicates++
+		return
+	}
+	t.totals.Unique++
+	t.totals.LastAt = now.UnixNano()
+	t.latency.record(time.Duration(t.totals.LastAt - m.sentAt))
+}
+
+func (t *tally) bystander(mode string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.totals.Bystanders[mode]++
+}
+
+func (t *tally) stats() arrivals {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.totals
+	s.LatencyMs = t.latency.latency()
+	s.Bystanders = maps.Clone(t.totals.Bystanders)
+	return s
+}
+
+func (t *tally) numbers(hook int) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.seen[hook].appendTo(nil)
+}
