@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -273,7 +275,11 @@ func (a *api) succeed(w http.ResponseWriter, rep reply) {
 	write(w, rep.status, rep.contentType, rep.raw)
 }
 
+// write ends every answer with a newline, for those who read it in a terminal.
 func write(w http.ResponseWriter, status int, contentType string, body []byte) {
+	if !bytes.HasSuffix(body, []byte("\n")) {
+		body = append(slices.Clip(body), '\n')
+	}
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
