@@ -14,7 +14,6 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
-	kongyaml "github.com/alecthomas/kong-yaml"
 
 	"github.com/plinqx/hypha/internal/obs"
 )
@@ -54,14 +53,23 @@ type process struct {
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	var c cli
 	exited := false
+	file, err := readConfigFile(configPath(args, env))
+	if err != nil {
+		return err
+	}
 	parser, err := kong.New(&c,
 		kong.Name("hypha"),
 		kong.Description("Hypha Webhooks: signs, delivers and retries your platform's events.\n\nEvery setting is a flag, a variable (--max-queued is HYPHA_MAX_QUEUED) or a line of the file that --config names (max-queued: 1000), in that order of strength."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.Vars{"version": obs.Version()},
-		kong.Configuration(kongyaml.Loader),
-		kong.Resolvers(environment(env)), // the last resolver is the stronger one
+		kong.Resolvers(file, environment(env)), // the last one is the strongest
+		kong.ValueFormatter(func(value *kong.Value) string {
+			if value.HasDefault && value.Default != "" && value.Default != "0" {
+				return value.Help + " Default: " + value.Default + "."
+			}
+			return value.Help
+		}),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
 	if err != nil {

@@ -98,7 +98,7 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	}
 	opened = append(opened, func() { _ = v.store.Close() })
 
-	box, err := openBox(s)
+	box, err := openBox(c.secretKey, s.Data)
 	if err != nil {
 		return nil, err
 	}
@@ -238,15 +238,12 @@ func ownListeners(l net.Listener) []netip.AddrPort {
 	return nil
 }
 
-func openBox(s *settings) (*seal.Box, error) {
-	if s.SecretKey != "" {
-		key, err := seal.ParseKey(s.SecretKey)
-		if err != nil {
-			return nil, err
-		}
-		return seal.New(key)
+// openBox takes the key that is given, or the one in the data folder.
+func openBox(given []byte, dir string) (*seal.Box, error) {
+	if given != nil {
+		return seal.New(given)
 	}
-	key, err := seal.KeyFile(s.Data)
+	key, err := seal.KeyFile(dir)
 	if err != nil {
 		return nil, err
 	}

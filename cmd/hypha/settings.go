@@ -7,17 +7,16 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/alecthomas/kong"
-
 	"github.com/plinqx/hypha/internal/dispatch"
 	"github.com/plinqx/hypha/internal/egress"
 	"github.com/plinqx/hypha/internal/retry"
+	"github.com/plinqx/hypha/internal/seal"
 	"github.com/plinqx/hypha/signature"
 )
 
 // settings are what the server can be told. Each is documented by its help.
 type settings struct {
-	Config kong.ConfigFlag `help:"File with settings, in YAML." placeholder:"FILE"`
+	Config string `help:"File with settings, in YAML." placeholder:"FILE"`
 
 	Listen string `help:"Address to serve the API on." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	Data   string `help:"Folder of the embedded store and its keys." default:"./hypha-data" placeholder:"DIR"`
@@ -51,6 +50,7 @@ type checked struct {
 	allow, deny []netip.Prefix
 	ports       egress.Ports
 	prefix      signature.Prefix
+	secretKey   []byte // nil if it is to be in the data folder
 }
 
 // check reports all that is wrong with the settings together.
@@ -78,6 +78,10 @@ func (s *settings) check() (c checked, err error) {
 	note("egress-ports", err)
 	c.prefix, err = signature.ParsePrefix(s.HeaderPrefix)
 	note("header-prefix", err)
+	if s.SecretKey != "" {
+		c.secretKey, err = seal.ParseKey(s.SecretKey)
+		note("secret-key", err)
+	}
 	atLeast := func(setting string, value, lowest int64) {
 		if value < lowest {
 			note(setting, fmt.Errorf("must be at least %d, and is %d", lowest, value))
