@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"runtime/debug"
 
 	"github.com/alecthomas/kong"
 
@@ -19,10 +20,16 @@ func (c *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	stopDebug, err := serveDebug(c.DebugListen)
+	if err != nil {
+		return err
+	}
+	defer stopDebug()
 	v, err := newServer(p.ctx, &c.settings, bootstrapFrom(p.env), logger, p.stdout)
 	if err != nil {
 		return err
 	}
+	debug.FreeOSMemory() // a password hash takes 19 MiB, and that was the last for a while
 	logger.Info("ready", "url", v.url(), "data", c.Data, "version", obs.Version())
 	return v.run(p.ctx)
 }

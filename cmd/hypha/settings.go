@@ -41,6 +41,8 @@ type settings struct {
 	HistoryAge  time.Duration `help:"How long history is kept." default:"720h" placeholder:"DURATION"`
 	HistorySize int64         `help:"How large history may grow, in bytes; the oldest goes first." default:"10737418240" placeholder:"BYTES"`
 
+	DebugListen string `help:"Address to serve Go's profiles on. They show memory: keep it to yourself. Off if not given." placeholder:"HOST:PORT"`
+
 	LogLevel  slog.Level `help:"Least level that is logged: debug, info, warn or error." default:"info" placeholder:"LEVEL"`
 	LogFormat string     `help:"Form of the log: text or json." default:"text" enum:"text,json" placeholder:"FORMAT"`
 }
