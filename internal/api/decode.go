@@ -580,7 +580,8 @@ func (o *object) timeOrNull(name string) *time.Time {
 // time is none: here it says that there was none.
 func parseTime(s string) (time.Time, bool) {
 	var t time.Time
-	if err := t.UnmarshalText([]byte(s)); err != nil {
+	// Package time takes a comma before the fraction, as ISO 8601 does.
+	if err := t.UnmarshalText([]byte(s)); err != nil || strings.Contains(s, ",") {
 		return time.Time{}, false
 	}
 	t = t.UTC()

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,11 +46,19 @@ type server struct {
 	lanes   *noLanes
 	check   *openapitest.Validator
 	log     *bytes.Buffer
+	ticks   atomic.Int64
+	start   time.Time
+}
+
+// now goes on by a millisecond each time it is asked, so that no two things
+// happen at one time.
+func (s *server) now() time.Time {
+	return s.start.Add(time.Duration(s.ticks.Add(1)) * time.Millisecond)
 }
 
 func newServer(t *testing.T, change func(*api.Options)) *server {
 	t.Helper()
-	s := &server{t: t, lanes: &noLanes{}, log: new(bytes.Buffer)}
+	s := &server{t: t, lanes: &noLanes{}, log: new(bytes.Buffer), start: time.Now().Add(-time.Minute)}
 	var err error
 	if s.store, err = sqlite.Open(t.Context(), sqlite.Options{Dir: t.TempDir()}); err != nil {
 		t.Fatal(err)
@@ -87,9 +96,9 @@ func newServer(t *testing.T, change func(*api.Options)) *server {
 	o := api.Options{
 		Auth: who, Catalog: cat, History: s.store, Now: time.Now, UserAgent: "Hypha-Webhooks/test",
 		Registry: registry.New(registry.Options{
-			Store: s.store, Catalog: cat, URLs: policy, HeaderPrefix: "X-Plinqx", Now: time.Now, Discard: func(id.Tenant, id.Replay) {},
+			Store: s.store, Catalog: cat, URLs: policy, HeaderPrefix: "X-Plinqx", Now: s.now, Discard: func(id.Tenant, id.Replay) {},
 		}),
-		Publisher: ingest.New(ingest.Options{Catalog: cat, Committer: s.commits, Lanes: s.lanes, Now: time.Now, MaxAge: 7 * 24 * time.Hour}),
+		Publisher: ingest.New(ingest.Options{Catalog: cat, Committer: s.commits, Lanes: s.lanes, Now: s.now, MaxAge: 7 * 24 * time.Hour}),
 		Replays:   &replays{s.store},
 		Logger:    slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -263,8 +263,8 @@ type eventView struct {
 	ID        string         `json:"id"`
 	Type      string         `json:"type"`
 	Timestamp instant        `json:"timestamp"`
-	Data      jsontext.Value `json:"data,omitempty"`
-	Metadata  jsontext.Value `json:"metadata,omitempty"`
+	Data      jsontext.Value `json:"data,omitzero"`
+	Metadata  jsontext.Value `json:"metadata,omitzero"`
 	CreatedAt instant        `json:"createdAt"`
 }
 
