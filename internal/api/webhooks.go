@@ -62,7 +62,7 @@ func (a *api) createWebhook(c *call) (reply, error) {
 	wanted, err := decode(a, c, a.o.MaxBody, func(o *object) registry.Change {
 		o.require("name", "url", "events")
 		return readChange(o)
-	}, nil)
+	}, func(wanted registry.Change) []hook.Detail { return a.o.Registry.Check(nil, wanted) })
 	if err != nil {
 		return reply{}, err
 	}
@@ -94,14 +94,15 @@ func (a *api) updateWebhook(c *call) (reply, error) {
 		return reply{}, err
 	}
 	// Before the body: what is not there has no fields to be wrong.
-	if _, err := a.o.Registry.Get(c.Context(), c.tenant(), webhook); err != nil {
+	held, err := a.o.Registry.Get(c.Context(), c.tenant(), webhook)
+	if err != nil {
 		return reply{}, err
 	}
 	change, err := decode(a, c, a.o.MaxBody, func(o *object) registry.Change {
 		change := readChange(o)
 		change.PausedUntil = o.timeOrNull("pausedUntil")
 		return change
-	}, nil)
+	}, func(change registry.Change) []hook.Detail { return a.o.Registry.Check(held, change) })
 	if err != nil {
 		return reply{}, err
 	}

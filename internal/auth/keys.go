@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
@@ -46,7 +44,7 @@ type MadeKey struct {
 // CheckKey lists what is wrong with a key that somebody wants to make.
 func (a *Auth) CheckKey(maker *Principal, k NewKey) []hook.Detail {
 	var problems []hook.Detail
-	if p := checkName(k.Name); p != "" {
+	if p := hook.CheckText(k.Name, 1, maxName, ""); p != "" {
 		problems = append(problems, hook.Detail{Path: "name", Message: p})
 	}
 	for i, s := range k.Scopes {
@@ -70,7 +68,7 @@ func (a *Auth) CheckKey(maker *Principal, k NewKey) []hook.Detail {
 func (a *Auth) CheckKeyChange(c KeyChange) []hook.Detail {
 	var problems []hook.Detail
 	if c.Name != nil {
-		if p := checkName(*c.Name); p != "" {
+		if p := hook.CheckText(*c.Name, 1, maxName, ""); p != "" {
 			problems = append(problems, hook.Detail{Path: "name", Message: p})
 		}
 	}
@@ -93,26 +91,6 @@ func scopeList() string {
 		names = append(names, string(s))
 	}
 	return strings.Join(names, ", ")
-}
-
-// checkName says what is wrong with a name, or nothing.
-func checkName(s string) string {
-	switch n := utf8.RuneCountInString(s); {
-	case !utf8.ValidString(s):
-		return "is not UTF-8"
-	case strings.TrimSpace(s) == "":
-		return "must not be empty"
-	case n > maxName:
-		return fmt.Sprintf("must have at most %d characters, and has %d", maxName, n)
-	}
-	for _, c := range s {
-		// Beside controls, what would make a name look like another (Unicode
-		// UAX #9, 2.1 to 2.5).
-		if unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) || c == '\u2028' || c == '\u2029' || c == '\ufeff' {
-			return fmt.Sprintf("must not hold the control character U+%04X", c)
-		}
-	}
-	return ""
 }
 
 // CreateKey makes a key for the maker's tenant.

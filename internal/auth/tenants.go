@@ -9,7 +9,7 @@ import (
 
 // CheckTenantName lists what is wrong with a tenant's name: 1 to 255 characters.
 func CheckTenantName(name string) []hook.Detail {
-	if p := checkName(name); p != "" {
+	if p := hook.CheckText(name, 1, maxName, ""); p != "" {
 		return []hook.Detail{{Path: "name", Message: p}}
 	}
 	return nil

@@ -138,6 +138,17 @@ func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Cre
 	return &Created{Webhook: w, Secret: made}, nil
 }
 
+// Check lists what is wrong with a change of a webhook, or with a new one where
+// held is nil. Create and Update refuse the same; it is for a caller that has
+// more to say about the request, so that all problems are told at once.
+func (r *Registry) Check(held *hook.Webhook, c Change) []hook.Detail {
+	var w hook.Webhook
+	if held != nil {
+		w = *held
+	}
+	return r.apply(&w, c)
+}
+
 // Update changes a webhook. An empty change answers the webhook as it is.
 func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webhook, c Change) (*hook.Webhook, error) {
 	pause := c.PausedUntil

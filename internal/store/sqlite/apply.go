@@ -110,7 +110,7 @@ func (a *acceptor) accept(r *store.Accept) error {
 		return err
 	}
 	if version == tenantGone {
-		return hook.NotFound("tenant")
+		return hook.NotFound("Tenant")
 	}
 	if version != r.ConfigVersion {
 		return store.ErrConfigMoved

@@ -73,7 +73,7 @@ func (s *Store) TenantConfig(ctx context.Context, tenant id.Tenant) (*store.Tena
 			return err
 		}
 		if !found {
-			return hook.NotFound("tenant")
+			return hook.NotFound("Tenant")
 		}
 		err = c.query(sqlWebhooks, func(r row) (bool, error) {
 			w, err := readWebhook(tenant, r)
@@ -140,7 +140,7 @@ func (s *Store) UpdateWebhook(ctx context.Context, w store.WebhookRow) (int64, e
 			return err
 		}
 		if revision < 0 {
-			return hook.NotFound("webhook")
+			return hook.NotFound("Webhook")
 		}
 		if revision != w.Revision-1 {
 			return store.ErrConfigMoved
@@ -173,7 +173,7 @@ func (s *Store) DeleteWebhook(ctx context.Context, p store.DeleteWebhookParams) 
 			return err
 		}
 		if n == 0 {
-			return hook.NotFound("webhook")
+			return hook.NotFound("Webhook")
 		}
 		for _, text := range [...]string{
 			"DELETE FROM lanes WHERE tenant_id = ? AND webhook_id = ?",
@@ -201,7 +201,7 @@ func (s *Store) WebhookRevision(ctx context.Context, tenant id.Tenant, webhook i
 			return false, err
 		}, tenant[:], webhook[:], revision)
 		if err == nil && !found {
-			err = hook.NotFound("webhook")
+			err = hook.NotFound("Webhook")
 		}
 		return err
 	})
@@ -222,7 +222,7 @@ func (s *Store) SetPause(ctx context.Context, tenant id.Tenant, webhook id.Webho
 			return err
 		}
 		if !found {
-			return hook.NotFound("webhook")
+			return hook.NotFound("Webhook")
 		}
 		if until.IsZero() {
 			_, err = t.exec("DELETE FROM lanes WHERE tenant_id = ? AND webhook_id = ?", tenant[:], webhook[:])

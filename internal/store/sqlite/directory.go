@@ -51,7 +51,7 @@ func (s *Store) UpdateTenant(ctx context.Context, v hook.Tenant) error {
 	return s.write(ctx, func(t *tx) error {
 		n, err := t.exec("UPDATE tenants SET name = ?, updated_at = ? WHERE id = ?", v.Name, millis(v.UpdatedAt), v.ID[:])
 		if err == nil && n == 0 {
-			return hook.NotFound("tenant")
+			return hook.NotFound("Tenant")
 		}
 		return err
 	})
@@ -89,7 +89,7 @@ func (s *Store) Tenant(ctx context.Context, tenant id.Tenant) (*hook.Tenant, err
 	err := s.snapshot(ctx, func(c *conn) error {
 		found, err := c.one("SELECT id, name, created_at, updated_at FROM tenants WHERE id = ?", func(r row) { out = readTenant(r) }, tenant[:])
 		if err == nil && !found {
-			err = hook.NotFound("tenant")
+			err = hook.NotFound("Tenant")
 		}
 		return err
 	})
@@ -176,7 +176,7 @@ func (s *Store) InsertSession(ctx context.Context, v hook.Session, hash [32]byte
 		n, err := t.exec("INSERT INTO sessions (tenant_id, id, hash, user_id, created_at, expires_at) SELECT tenant_id, ?, ?, id, ?, ? FROM users WHERE tenant_id = ? AND id = ?",
 			v.ID[:], hash[:], millis(v.CreatedAt), millis(v.ExpiresAt), v.Tenant[:], v.User.ID[:])
 		if err == nil && n == 0 {
-			return hook.NotFound("user")
+			return hook.NotFound("User")
 		}
 		return exists(err, "the session")
 	})
@@ -191,7 +191,7 @@ func (s *Store) SessionByHash(ctx context.Context, hash [32]byte) (*hook.Session
 			out.Tenant = out.User.Tenant
 		}, hash[:])
 		if err == nil && !found {
-			err = hook.NotFound("session")
+			err = hook.NotFound("Session")
 		}
 		return err
 	})
@@ -206,7 +206,7 @@ func (s *Store) DeleteSession(ctx context.Context, tenant id.Tenant, session id.
 	return s.write(ctx, func(t *tx) error {
 		n, err := t.exec("DELETE FROM sessions WHERE tenant_id = ? AND id = ?", tenant[:], session[:])
 		if err == nil && n == 0 {
-			return hook.NotFound("session")
+			return hook.NotFound("Session")
 		}
 		return err
 	})

@@ -54,7 +54,7 @@ func readDelivery(c *conn, tenant id.Tenant, delivery id.Delivery) (*hook.Delive
 		return nil, fmt.Errorf("read delivery %s: %w", delivery, err)
 	}
 	if !found {
-		return nil, hook.NotFound("delivery")
+		return nil, hook.NotFound("Delivery")
 	}
 	return &d, nil
 }
@@ -80,7 +80,7 @@ func findEvent(c *conn, tenant id.Tenant, public string) (*hook.Event, error) {
 	}
 	if !given {
 		if event, err = id.ParseEvent(public); err != nil {
-			return nil, hook.NotFound("event")
+			return nil, hook.NotFound("Event")
 		}
 	}
 	var e hook.Event
@@ -92,7 +92,7 @@ func findEvent(c *conn, tenant id.Tenant, public string) (*hook.Event, error) {
 		return nil, fmt.Errorf("read event %s: %w", event, err)
 	}
 	if !found || e.PublicID != public {
-		return nil, hook.NotFound("event")
+		return nil, hook.NotFound("Event")
 	}
 	return &e, nil
 }
@@ -138,7 +138,7 @@ func (s *Store) Attempts(ctx context.Context, tenant id.Tenant, delivery id.Deli
 			return err
 		}
 		if !found {
-			return hook.NotFound("delivery")
+			return hook.NotFound("Delivery")
 		}
 		return c.query(sqlAttempts, func(r row) (bool, error) { return true, take(r.blob(0)) }, tenant[:], delivery[:])
 	})

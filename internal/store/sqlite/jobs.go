@@ -82,7 +82,7 @@ func (s *Store) StartJob(ctx context.Context, p store.JobParams) (*store.Job, er
 			return err
 		}
 		if !found {
-			return hook.NotFound("webhook")
+			return hook.NotFound("Webhook")
 		}
 		out, err = t.startJob(p)
 		return err
@@ -132,7 +132,7 @@ func (s *Store) StepJob(ctx context.Context, p store.JobStepParams) (*store.Job,
 			return fmt.Errorf("read a job: %w", err)
 		}
 		if !found {
-			return hook.NotFound("job")
+			return hook.NotFound("Job")
 		}
 		if j.Done {
 			return nil
@@ -241,7 +241,7 @@ func (t *tx) askable(tenant id.Tenant, delivery id.Delivery) (askable, error) {
 		return askable{}, fmt.Errorf("read delivery %s: %w", delivery, err)
 	}
 	if !found {
-		return askable{}, hook.NotFound("delivery")
+		return askable{}, hook.NotFound("Delivery")
 	}
 	return a, nil
 }
@@ -281,7 +281,7 @@ func (s *Store) Job(ctx context.Context, tenant id.Tenant, replay id.Replay) (*s
 	err := s.read(ctx, tenant, func(c *conn) error {
 		found, err := c.one(sqlJob, func(r row) { j = readJob(r) }, tenant[:], replay[:])
 		if err == nil && !found {
-			err = hook.NotFound("job")
+			err = hook.NotFound("Job")
 		}
 		return err
 	})

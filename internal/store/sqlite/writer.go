@@ -144,7 +144,7 @@ func (t *tx) setVersion(tenant id.Tenant, v int64) {
 func (t *tx) need(tenant id.Tenant) error {
 	v, err := t.version(tenant)
 	if err == nil && v == tenantGone {
-		err = hook.NotFound("tenant")
+		err = hook.NotFound("Tenant")
 	}
 	return err
 }
@@ -156,7 +156,7 @@ func (t *tx) bump(tenant id.Tenant) (int64, error) {
 		return 0, err
 	}
 	if v == tenantGone {
-		return 0, hook.NotFound("tenant")
+		return 0, hook.NotFound("Tenant")
 	}
 	v++
 	if _, err := t.exec("UPDATE tenants SET config_version = ? WHERE id = ?", v, tenant[:]); err != nil {
@@ -182,7 +182,7 @@ func (s *Store) read(ctx context.Context, tenant id.Tenant, fn func(*conn) error
 			return err
 		}
 		if !found {
-			return hook.NotFound("tenant")
+			return hook.NotFound("Tenant")
 		}
 		return fn(c)
 	})

@@ -1,0 +1,35 @@
+package hook
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// CheckText says what is wrong with a text of people: its length in characters,
+// or characters that do not show. Some control characters may be allowed.
+func CheckText(s string, lowest, highest int, allowed string) string {
+	n := utf8.RuneCountInString(s)
+	switch {
+	case !utf8.ValidString(s):
+		return "is not UTF-8"
+	case n < lowest || lowest > 0 && strings.TrimSpace(s) == "":
+		return "must not be empty"
+	case n > highest:
+		return fmt.Sprintf("must have at most %d characters, and has %d", highest, n)
+	}
+	for _, c := range s {
+		if unshown(c) && !strings.ContainsRune(allowed, c) {
+			return fmt.Sprintf("must not hold the control character U+%04X", c)
+		}
+	}
+	return ""
+}
+
+// unshown reports characters that would change how a log line or a page reads:
+// controls, and the bidirectional overrides that make a text look like another
+// (Unicode UAX #9 §2.1 to §2.5).
+func unshown(c rune) bool {
+	return unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) || c == '\u2028' || c == '\u2029' || c == '\ufeff'
+}
