@@ -30,6 +30,9 @@ func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration)
 		return timedOut(tr, timeout)
 	case ctx.Err() != nil:
 		return fail(hook.FailureInternal, "broken off: the server was stopping")
+	case time.Duration(tr.elapsed()) >= timeout:
+		// The dial's limit is the attempt's, and may strike before its timer.
+		return timedOut(tr, timeout)
 	case errors.Is(err, egress.ErrBlocked):
 		return fail(hook.FailureBlocked, "the address may not be called")
 	case errors.As(err, &dns):
@@ -38,7 +41,6 @@ func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration)
 		}
 		return fail(hook.FailureDNS, "the host name could not be resolved")
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
-		// The dial's limit is the attempt's, and may strike first.
 		return timedOut(tr, timeout)
 	case errors.As(err, &handshake):
 		return fail(hook.FailureTLS, "%s", handshakeMessage(handshake.err))

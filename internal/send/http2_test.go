@@ -104,6 +104,12 @@ func TestHTTP2(t *testing.T) {
 func framed(t *testing.T, answer func(f *http2.Framer, stream uint32) error) (string, *send.Sender, *atomic.Int64) {
 	t.Helper()
 	var requests atomic.Int64
+	return framedWith(t, &requests, nil, answer)
+}
+
+// framedWith counts requests, and shows the settings that the sender gives.
+func framedWith(t *testing.T, requests *atomic.Int64, settings func(*http2.SettingsFrame), answer func(f *http2.Framer, stream uint32) error) (string, *send.Sender, *atomic.Int64) {
+	t.Helper()
 	r := httptest.NewUnstartedServer(http.NotFoundHandler())
 	r.TLS = &tls.Config{NextProtos: []string{"h2"}}
 	r.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){
@@ -122,6 +128,9 @@ func framed(t *testing.T, answer func(f *http2.Framer, stream uint32) error) (st
 				}
 				switch frame := frame.(type) {
 				case *http2.SettingsFrame:
+					if settings != nil && !frame.IsAck() {
+						settings(frame)
+					}
 					if !frame.IsAck() && f.WriteSettingsAck() != nil {
 						return
 					}
@@ -148,7 +157,7 @@ func framed(t *testing.T, answer func(f *http2.Framer, stream uint32) error) (st
 		TLS:  &tls.Config{RootCAs: r.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs},
 	})
 	t.Cleanup(s.Close)
-	return r.URL, s, &requests
+	return r.URL, s, requests
 }
 
 func status(f *http2.Framer, stream uint32, value string, more bool) error {
@@ -191,7 +200,7 @@ func TestHTTP2Frames(t *testing.T) {
 					return err
 				}
 			}
-		}, 0, hook.FailureConnect},
+		}, 0, hook.FailureProtocol},
 		{"headers for ever", func(f *http2.Framer, n uint32) error {
 			var block bytes.Buffer
 			e := hpack.NewEncoder(&block)
@@ -231,5 +240,21 @@ func TestHTTP2Frames(t *testing.T) {
 				t.Errorf("%d MiB were allocated", grown)
 			}
 		})
+	}
+}
+
+// TestHTTP2Window: a receiver may send no more ahead than would be read.
+func TestHTTP2Window(t *testing.T) {
+	var requests, window atomic.Int64
+	address, s, _ := framedWith(t, &requests, func(f *http2.SettingsFrame) {
+		if n, ok := f.Value(http2.SettingInitialWindowSize); ok {
+			window.Store(int64(n))
+		}
+	}, func(f *http2.Framer, n uint32) error { return status(f, n, "200", false) })
+	if a := s.Send(t.Context(), request(t, address, []byte("{}"), patience)); a.Failure != nil {
+		t.Fatal(a.Failure.Message)
+	}
+	if n := window.Load(); n != 64<<10 {
+		t.Errorf("the window is %d bytes", n)
 	}
 }

@@ -34,7 +34,8 @@ type Expect struct {
 
 // Step is one thing that a receiver does; one of its fields is set. Before the
 // first step the receiver reads the request, unless that step says otherwise.
-// After the last it waits for the next request on the connection.
+// After the last it waits for the next request on the connection, or closes it
+// if it has not read this one.
 type Step struct {
 	// Send sends a text. In it {SELF} stands for the receiver's own host and
 	// port, and {CANARY} for those of a server that must not be called.

@@ -232,6 +232,7 @@ func (s *Server) play(number int, socket, c net.Conn, in *bufio.Reader) (keep bo
 		case step.Hold:
 			// Nothing is read, until the other side or the test has enough.
 			<-s.ended.Done()
+			return false, nil
 		case step.Reset:
 			if t, ok := socket.(*net.TCPConn); ok {
 				err = errors.Join(t.SetLinger(0), t.Close())
@@ -248,7 +249,7 @@ func (s *Server) play(number int, socket, c net.Conn, in *bufio.Reader) (keep bo
 			return false, err
 		}
 	}
-	return true, nil
+	return request != nil, nil
 }
 
 // halfClose ends one direction, and reads what comes in the other.
