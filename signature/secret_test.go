@@ -190,7 +190,7 @@ func TestSecretsPrintMasked(t *testing.T) {
 		for _, form := range []string{
 			encoded,
 			fmt.Sprintf("%x", encoded), fmt.Sprintf("%X", encoded),
-			strings.Trim(fmt.Sprint([]byte(encoded)), "[]"),
+			strings.Trim(fmt.Sprintf("%d", []byte(encoded)), "[]"),
 		} {
 			if strings.Contains(out.String(), form) {
 				t.Errorf("printed: %s", form)

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -339,5 +338,3 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		<-tick.C
 	}
 }
-
-func randomName() string { return strings.ToLower(rand.Text()[:12]) }

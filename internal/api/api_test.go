@@ -304,7 +304,7 @@ func TestPanicHarmsItsRequestAlone(t *testing.T) {
 		t.Errorf("= %v %s", a.header, a.body)
 	}
 	log := s.log.String()
-	if strings.Count(log, "panic: ") != 1 || !strings.Contains(log, "level=ERROR msg=request requestId=mine-1") {
+	if strings.Count(log, "panic: ") != 1 || !strings.Contains(log, "level=ERROR msg=request request_id=mine-1") {
 		t.Errorf("log = %s", log)
 	}
 	s.must(200, "GET", "/services/webhooks", "")

@@ -159,7 +159,7 @@ func (a *api) finished(e *exchange, r *http.Request, requestID string, took time
 	}
 	// The query is left out: people put tokens there.
 	attrs := []slog.Attr{
-		slog.String("requestId", requestID), slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath()),
+		slog.String("request_id", requestID), slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath()),
 		slog.String("route", route), slog.Int("status", e.status), slog.Int64("bytes", e.bytes),
 		slog.Duration("took", took), slog.String("from", r.RemoteAddr),
 	}
@@ -306,6 +306,7 @@ func (a *api) fail(w http.ResponseWriter, err error) {
 		h.Set("WWW-Authenticate", "Bearer")
 	case hook.CodeRateLimited, hook.CodeUnavailable:
 		h.Set("Retry-After", strconv.FormatInt(max(1, int64((shown.RetryAfter+time.Second-1)/time.Second)), 10))
+	default:
 	}
 	body, err := marshal(errorView{Error: errorBody{Message: shown.Message, Code: shown.Code, Details: shown.Details}})
 	if err != nil {

@@ -83,7 +83,9 @@ func (a *api) readBody(c *call, limit int64) error {
 		if errors.As(err, &over) {
 			return tooLarge
 		}
-		return &hook.Error{Code: hook.CodeValidation, Message: "The body could not be read to its end", Cause: err}
+		broken := malformed("", "The body could not be read to its end: it is shorter than was said, or not in well-formed chunks")
+		broken.Cause = err
+		return broken
 	}
 	return nil
 }
@@ -109,8 +111,8 @@ func readAll(src io.Reader, b []byte, size int64) ([]byte, error) {
 
 // checkMediaType takes JSON in UTF-8, not compressed.
 func checkMediaType(h http.Header) error {
-	refuse := func(format string, args ...any) error {
-		return &hook.Error{Code: hook.CodeUnsupportedMediaType, Message: fmt.Sprintf(format, args...)}
+	refuse := func(message string) error {
+		return &hook.Error{Code: hook.CodeUnsupportedMediaType, Message: message}
 	}
 	for _, e := range h["Content-Encoding"] {
 		if e != "" && !strings.EqualFold(e, "identity") {
@@ -301,7 +303,7 @@ func unquote(raw jsontext.Value) []byte {
 	return text
 }
 
-func malformed(path, message string) error {
+func malformed(path, message string) *hook.Error {
 	return &hook.Error{Code: hook.CodeValidation, Message: "The request is not valid; see details", Details: []hook.Detail{{Path: path, Message: message}}}
 }
 
@@ -582,6 +584,10 @@ func parseTime(s string) (time.Time, bool) {
 	var t time.Time
 	// Package time takes a comma before the fraction, as ISO 8601 does.
 	if err := t.UnmarshalText([]byte(s)); err != nil || strings.Contains(s, ",") {
+		return time.Time{}, false
+	}
+	// It takes offsets of 24 hours, and of 60 minutes, too (5.6: 23 and 59).
+	if _, offset := t.Zone(); offset <= -24*60*60 || offset >= 24*60*60 || strings.HasSuffix(s, ":60") {
 		return time.Time{}, false
 	}
 	t = t.UTC()

@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"sync"
@@ -396,7 +397,7 @@ func TestFailedLoginsAreLimited(t *testing.T) {
 	if hook.CodeOf(err) != hook.CodeRateLimited {
 		t.Errorf("the eleventh, from the same /64: %v", err)
 	}
-	if e, ok := err.(*hook.Error); !ok || e.RetryAfter <= 0 || e.RetryAfter > 30*time.Second {
+	if e, ok := errors.AsType[*hook.Error](err); !ok || e.RetryAfter <= 0 || e.RetryAfter > 30*time.Second {
 		t.Errorf("the eleventh: %+v", err)
 	}
 	if err := login(here, "nobody@example.com", "wrong"); hook.CodeOf(err) != hook.CodeRateLimited {

@@ -31,7 +31,7 @@ type child struct {
 // environment is not the server's.
 func startChild(name, self string, args, env []string) (*child, error) {
 	c := &child{name: name, says: newAnnouncement(), tail: &tail{}, exited: make(chan struct{})}
-	c.cmd = exec.Command(self, args...)
+	c.cmd = exec.Command(self, args...) //nolint:noctx // its end is asked for by SIGTERM, and waited for
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "HYPHA_") {
 			c.cmd.Env = append(c.cmd.Env, v)

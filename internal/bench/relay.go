@@ -128,7 +128,7 @@ func serveRelay(ctx context.Context, ln net.Listener, log *groupLog, receivers [
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		err = server.Shutdown(grace)
 		cancel()
-		<-served
+		_ = <-served // http.ErrServerClosed, now
 	}
 	for _, f := range forwarders {
 		close(f.queue)

@@ -114,6 +114,7 @@ func (m *Metrics) Attempted(a *hook.Attempt, change hook.Change) {
 		m.deliveries.WithLabelValues(hook.StatusSuccess.String()).Inc()
 	case hook.Exhausted:
 		m.deliveries.WithLabelValues(hook.StatusFailed.String()).Inc()
+	default:
 	}
 }
 

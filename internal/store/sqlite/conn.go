@@ -119,7 +119,7 @@ func (c *conn) query(text string, each func(row) (goOn bool, err error), args ..
 			}
 		}
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return errors.Join(err, rows.Close())

@@ -69,12 +69,12 @@ type list struct {
 	idRange
 }
 
-// look goes on with the walk over at most limit rows, and hands over the wanted
+// look goes on with the walk over at most lookChunk rows, and hands over the wanted
 // ones until told to stop. It says how many rows it looked at and whether it
 // came to the end.
-func (l *list) look(c *conn, limit int, wanted func([16]byte) (goOn bool)) (looks int, ended bool, err error) {
+func (l *list) look(c *conn, wanted func([16]byte) (goOn bool)) (looks int, ended bool, err error) {
 	first, last := l.first, l.last
-	args := append(slices.Clone(l.args), first[:], last[:], limit)
+	args := append(slices.Clone(l.args), first[:], last[:], lookChunk)
 	stopped := false
 	err = c.query(l.text, func(r row) (bool, error) {
 		looks++
@@ -87,7 +87,7 @@ func (l *list) look(c *conn, limit int, wanted func([16]byte) (goOn bool)) (look
 		l.first = first
 		return true, nil
 	}, args...)
-	return looks, err == nil && !stopped && looks < limit, err
+	return looks, err == nil && !stopped && looks < lookChunk, err
 }
 
 // deliveryList is the walk that answers a query.
@@ -113,7 +113,7 @@ func deliveryList(q *store.DeliveryQuery) list {
 		want("created_at < ?", millis(q.Until))
 	}
 	l.args = append(wantedArgs, q.Tenant[:])
-	from := ""
+	var from string
 	switch {
 	case failed && q.Webhook.IsZero():
 		from = " INDEXED BY deliveries_failed_all WHERE tenant_id = ? AND status = 3"
@@ -147,7 +147,7 @@ func (s *Store) Deliveries(ctx context.Context, q store.DeliveryQuery) (*store.D
 	err := s.read(ctx, q.Tenant, func(c *conn) error {
 		var ids []id.Delivery
 		more := false
-		_, ended, err := l.look(c, lookChunk, func(v [16]byte) bool {
+		_, ended, err := l.look(c, func(v [16]byte) bool {
 			more = len(ids) == q.Limit
 			if !more {
 				ids = append(ids, v)
@@ -194,7 +194,7 @@ func (s *Store) skip(ctx context.Context, tenant id.Tenant, l *list, n int) (end
 	for n > 0 && !ended {
 		err = s.read(ctx, tenant, func(c *conn) error {
 			var err error
-			_, ended, err = l.look(c, lookChunk, func([16]byte) bool {
+			_, ended, err = l.look(c, func([16]byte) bool {
 				n--
 				return n >= 0
 			})
@@ -299,7 +299,7 @@ func (s *Store) CountDeliveries(ctx context.Context, q store.DeliveryQuery, most
 		err := s.read(ctx, q.Tenant, func(c *conn) error {
 			var k int
 			var err error
-			k, ended, err = l.look(c, lookChunk, func([16]byte) bool {
+			k, ended, err = l.look(c, func([16]byte) bool {
 				n++
 				return n <= most
 			})
@@ -340,7 +340,7 @@ func (s *Store) Events(ctx context.Context, q store.EventQuery) (*store.EventPag
 	err := s.read(ctx, q.Tenant, func(c *conn) error {
 		var ids []id.Event
 		more := false
-		_, ended, err := l.look(c, lookChunk, func(v [16]byte) bool {
+		_, ended, err := l.look(c, func(v [16]byte) bool {
 			more = len(ids) == q.Limit
 			if !more {
 				ids = append(ids, v)

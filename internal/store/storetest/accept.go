@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -193,7 +194,7 @@ func acceptIdempotency(t *testing.T, f *fixture) {
 
 // told says what became of a request in the words of asked.want.
 func told(r *store.Accept) string {
-	if e, ok := r.Err.(*hook.Error); ok && e.Code == hook.CodeConflict && len(e.Details) == 1 {
+	if e, ok := errors.AsType[*hook.Error](r.Err); ok && e.Code == hook.CodeConflict && len(e.Details) == 1 {
 		return e.Details[0].Path
 	}
 	if r.Err != nil {
@@ -326,7 +327,7 @@ func acceptLimit(_ *testing.T, f *fixture) {
 	f.wantCode(second.Err, hook.CodeRateLimited)
 	f.must(two.Err)
 	f.must(unwanted.Err) // it adds nothing
-	if e, ok := second.Err.(*hook.Error); !ok || e.RetryAfter <= 0 {
+	if e, ok := errors.AsType[*hook.Error](second.Err); !ok || e.RetryAfter <= 0 {
 		f.Fatalf("the refusal does not say when to come again: %v", second.Err)
 	}
 	f.crash()

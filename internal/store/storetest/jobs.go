@@ -81,13 +81,13 @@ func jobRetry(_ *testing.T, f *fixture) {
 	}
 	for i, d := range ids {
 		v := f.delivery(d)
-		switch {
-		case i == 7:
+		switch i {
+		case 7:
 			if v.Status != hook.StatusSuccess || !v.Replay.IsZero() {
 				f.Fatalf("a success was retried: %+v", v)
 			}
 			continue
-		case i == 9:
+		case 9:
 			if !v.Replay.IsZero() {
 				f.Fatalf("an unfinished one was retried: %+v", v)
 			}

@@ -22,17 +22,16 @@ func modelTests() tests {
 
 // modelDelivery is what the model knows of a delivery.
 type modelDelivery struct {
-	id        id.Delivery
-	webhook   id.Webhook
-	status    hook.Status
-	attempts  int
-	try       int
-	due       time.Time
-	expires   time.Time
-	trigger   hook.Trigger
-	replay    id.Replay
-	failure   hook.FailureKind
-	succeeded bool
+	id       id.Delivery
+	webhook  id.Webhook
+	status   hook.Status
+	attempts int
+	try      int
+	due      time.Time
+	expires  time.Time
+	trigger  hook.Trigger
+	replay   id.Replay
+	failure  hook.FailureKind
 }
 
 // modelJob is a running job, with the set that it stands for written down.
