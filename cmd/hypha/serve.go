@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"log"
+	"log/slog"
 	"runtime/debug"
 
 	"github.com/alecthomas/kong"
@@ -20,6 +22,10 @@ func (c *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	// The standard library reports some of what receivers do wrong here, in
+	// their own words.
+	log.SetFlags(0)
+	log.SetOutput(slog.NewLogLogger(logger.Handler(), slog.LevelDebug).Writer())
 	stopDebug, err := serveDebug(c.DebugListen)
 	if err != nil {
 		return err

@@ -59,6 +59,7 @@ func (d *Dispatcher) newTarget(w *hook.Webhook, now time.Time) (*target, error) 
 			return nil, err
 		}
 		secrets = append(secrets, parsed)
+		t.redact = append(t.redact, s.Value)
 	}
 	t.signer, err = signature.NewSigner(d.o.Prefix, secrets...)
 	return t, err

@@ -9,8 +9,8 @@
 //     outcome is recorded before the delivery can be sent again.
 //   - A webhook that hangs holds no more than its own share of slots, and memory
 //     is bounded whatever waits.
-//   - No attempt starts while more outcomes wait to be recorded than there are
-//     slots: a crash can't double more than that.
+//   - Attempts in flight and outcomes that are not on disk yet are together no
+//     more than there are slots: a crash can't double more than that.
 //   - Nothing is polled: a lane moves when something happened to it, or when the
 //     time it named has come.
 //
@@ -535,7 +535,7 @@ func (d *Dispatcher) claim(l *laneState, now time.Time) {
 func (d *Dispatcher) fetch(l *laneState, limit, room int, urgent bool) {
 	reserve := room
 	if urgent {
-		reserve = claimBytes
+		reserve = d.memory.urgentSize()
 	}
 	l.Claiming(limit)
 	d.memory.take(l, reserve, reserve)
@@ -550,9 +550,6 @@ func (d *Dispatcher) fetch(l *laneState, limit, room int, urgent bool) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.memory.take(l, -reserve, -reserve)
-		if urgent {
-			d.memory.urgent--
-		}
 		if err != nil {
 			d.o.Logger.Warn("due deliveries could not be fetched; trying again", "tenant", l.Tenant, "webhook", l.Webhook, "err", err)
 			l.ClaimFailed(d.now().Add(time.Second))
@@ -569,6 +566,9 @@ func (d *Dispatcher) fetch(l *laneState, limit, room int, urgent bool) {
 			}
 		}
 		d.update(l)
+		if d.forgettable(l) {
+			d.forget(l)
+		}
 		d.feed()
 	})
 }
@@ -596,7 +596,7 @@ func (d *Dispatcher) tick() time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.now()
-	for len(d.wakes) > 0 {
+	for len(d.wakes) > 0 && !d.stopping {
 		l := d.wakes[0]
 		if wait := l.wakeAt.Sub(now); wait > 0 {
 			return min(wait, time.Second)
@@ -606,7 +606,7 @@ func (d *Dispatcher) tick() time.Duration {
 			l.looking = true
 			d.wg.Go(func() { _, _ = d.look(l) }) // logs, and tries again
 		}
-		if !l.sweepAt.IsZero() && !l.sweepAt.After(now) && !d.stopping {
+		if !l.sweepAt.IsZero() && !l.sweepAt.After(now) {
 			d.sweep(l)
 		}
 		if d.forgettable(l) {

@@ -84,8 +84,10 @@ func (f *fair) requeue(t *tenantTurn) {
 // its tenant's. d.mu is held.
 func (d *Dispatcher) pump() {
 	for passed := 0; passed < len(d.fair.turns); {
-		free := d.o.Slots - d.inFlight
-		if d.stopping || free <= 0 || d.o.Committer.Unrecorded() > d.o.Slots {
+		// An outcome keeps its slot until it is on disk, so that a crash can
+		// double no more deliveries than there are slots.
+		free := d.o.Slots - d.inFlight - d.o.Committer.Unrecorded()
+		if d.stopping || free <= 0 {
 			return // whatever ends or is recorded next pumps again
 		}
 		turn := d.fair.pop()

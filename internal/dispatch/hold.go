@@ -37,6 +37,9 @@ func (d *Dispatcher) Discard(tenant id.Tenant, webhook id.Webhook, on bool) {
 	}
 	l = d.lane(tenant, webhook)
 	l.Discard(on)
+	if l.sweepAt.IsZero() {
+		l.sweepAt = d.now() // it may have nothing, and is forgotten then
+	}
 	d.update(l)
 }
 

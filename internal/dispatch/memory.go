@@ -20,12 +20,15 @@ type budget struct {
 	// get one delivery each, in turn, from a reserve of a quarter: what has a
 	// lane of its own to itself is sent as soon as there is a slot.
 	hungry []*laneState
-	urgent int // claims of that kind on their way
 }
 
 func newBudget(allowed int) budget {
 	return budget{allowed: allowed, tenants: make(map[id.Tenant]int)}
 }
+
+// urgentSize is what a claim for a hungry lane sets aside before its size is
+// known.
+func (b *budget) urgentSize() int { return min(claimBytes, b.allowed/8) }
 
 // room is how many bytes a lane may still take; not positive for none.
 func (b *budget) room(l *laneState) int {
@@ -71,11 +74,11 @@ func (d *Dispatcher) starve(l *laneState) {
 	}
 }
 
-// feed gives hungry lanes one delivery each, as far as the reserve reaches. One
-// is always on its way, so that the line moves. d.mu is held.
+// feed gives hungry lanes one delivery each, as far as the reserve reaches.
+// d.mu is held.
 func (d *Dispatcher) feed() {
 	b := &d.memory
-	for len(b.hungry) > 0 && !d.stopping && (b.urgent == 0 || b.taken+claimBytes <= b.allowed+b.allowed/4) {
+	for len(b.hungry) > 0 && !d.stopping && (b.taken == 0 || b.taken+b.urgentSize() <= b.allowed+b.allowed/4) {
 		l := b.hungry[0]
 		b.hungry[0] = nil
 		if b.hungry = b.hungry[1:]; len(b.hungry) == 0 {
@@ -83,7 +86,6 @@ func (d *Dispatcher) feed() {
 		}
 		l.hungry = false
 		if _, ok := l.WantsClaim(d.now()); ok {
-			b.urgent++
 			d.fetch(l, 1, 1, true)
 		}
 	}

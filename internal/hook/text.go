@@ -14,7 +14,7 @@ func CheckText(s string, lowest, highest int, allowed string) string {
 	switch {
 	case !utf8.ValidString(s):
 		return "is not UTF-8"
-	case n < lowest || lowest > 0 && strings.TrimSpace(s) == "":
+	case n < lowest || lowest > 0 && strings.TrimFunc(s, blank) == "":
 		return "must not be empty"
 	case n > highest:
 		return fmt.Sprintf("must have at most %d characters, and has %d", highest, n)
@@ -25,6 +25,12 @@ func CheckText(s string, lowest, highest int, allowed string) string {
 		}
 	}
 	return ""
+}
+
+// blank reports characters that leave no mark: a text of nothing else can't be
+// seen, nor clicked on.
+func blank(c rune) bool {
+	return unicode.IsSpace(c) || unicode.Is(unicode.Cf, c) || unicode.Is(unicode.Other_Default_Ignorable_Code_Point, c)
 }
 
 // unshown reports characters that would change how a log line or a page reads:

@@ -406,11 +406,11 @@ func (l *Lane) Busy(now time.Time) bool {
 }
 
 // Quiet reports whether the lane can be forgotten: nothing in memory, nothing
-// known on disk, nothing in flight, and nothing learned of its receiver that a
-// new lane would not have to learn again at once.
+// known on disk, nothing in flight. What it learned of its receiver goes with
+// it; that is old by the time its owner asks.
 func (l *Lane) Quiet() bool {
 	return len(l.held) == 0 && l.reserved == 0 && l.inFlight == 0 && l.spilling == 0 && !l.onDisk && !l.claiming &&
-		!l.spilled && l.nextDue.IsZero() && !l.discarding && l.breaker == breaker{}
+		!l.spilled && l.nextDue.IsZero() && !l.discarding
 }
 
 // Gone reports whether nothing of the lane is in memory or in flight.

@@ -349,6 +349,12 @@ func TestWhenToClaim(t *testing.T) {
 			l.Claiming(lane.Capacity)
 			l.Claimed(nil, true, time.Time{})
 		}, lane.Capacity},
+		{"again when something came to the disk meanwhile", func(_ *testing.T, l *lane.Lane) {
+			l.Wake()
+			l.Claiming(lane.Capacity)
+			l.Wake()
+			l.Claimed(nil, false, time.Time{})
+		}, lane.Capacity / 2},
 		{"not at once when the claim failed", func(_ *testing.T, l *lane.Lane) {
 			l.Behind()
 			l.Claiming(lane.Capacity)
@@ -428,6 +434,45 @@ func TestLiveGoesBeforeReplays(t *testing.T) {
 		if got := l.Next(start, roomy); got == nil || got.ID != deliveryID(want) {
 			t.Fatalf("got %v, want delivery %d", got, want)
 		}
+	}
+}
+
+// What was given back while a claim was on its way goes before what the claim
+// brings.
+func TestClaimThatCameTooLate(t *testing.T) {
+	l := newLane()
+	l.Behind()
+	l.Claiming(lane.Capacity)
+	l.Claimed([]*lane.Item{item(1, hook.TriggerAuto)}, true, time.Time{})
+	l.Claiming(lane.Capacity)
+	l.Configure(false, time.Time{}, start)
+	if got := l.Settle(start); len(got) != 1 {
+		t.Fatalf("%d given back, want the first delivery", len(got))
+	}
+	l.Configure(true, time.Time{}, start)
+	if l.Claimed([]*lane.Item{item(2, hook.TriggerAuto)}, false, time.Time{}) {
+		t.Error("the second delivery is taken while the first is on disk")
+	}
+	if l.Waiting() != 0 || l.Holds(deliveryID(2)) {
+		t.Error("what was not taken is held")
+	}
+	if _, ok := l.WantsClaim(start); !ok {
+		t.Error("neither is fetched")
+	}
+}
+
+// The same for a place that was taken before.
+func TestHandOverThatCameTooLate(t *testing.T) {
+	l := newLane()
+	offer(t, l, 1, 1, start)
+	if !l.Reserve(start) {
+		t.Fatal("no place")
+	}
+	l.Configure(false, time.Time{}, start)
+	l.Settle(start)
+	l.Configure(true, time.Time{}, start)
+	if l.HandOver(item(2, hook.TriggerAuto)) || l.Holds(deliveryID(2)) {
+		t.Error("the second delivery is taken while the first is on disk")
 	}
 }
 
