@@ -7,8 +7,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -45,7 +47,19 @@ func TestEveryAnswerComesAfterASync(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	p.kill(t)
+	// The server is asked to end, not strace, so that the trace is whole.
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", p.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(children)))
+	if err != nil {
+		t.Fatalf("strace has the children %q", children)
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-p.exited
 	raw, err := os.ReadFile(trace)
 	if err != nil {
 		t.Fatal(err)
