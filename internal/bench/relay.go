@@ -128,7 +128,9 @@ func serveRelay(ctx context.Context, ln net.Listener, log *groupLog, receivers [
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		err = server.Shutdown(grace)
 		cancel()
-		_ = <-served // http.ErrServerClosed, now
+		if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
+			err = errors.Join(err, ended)
+		}
 	}
 	for _, f := range forwarders {
 		close(f.queue)

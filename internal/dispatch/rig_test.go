@@ -48,7 +48,6 @@ type disk struct {
 	// every claim.
 	down, blind, stuck bool
 	held               chan struct{} // if set, Apply waits for it to be closed
-	version            int64
 }
 
 func newDisk() *disk {
@@ -379,12 +378,17 @@ func answers(status int) func(context.Context, send.Request) *hook.Attempt {
 // after answers with a status after a time, unless the attempt ends first.
 func after(d time.Duration, status int) func(context.Context, send.Request) *hook.Attempt {
 	return func(ctx context.Context, q send.Request) *hook.Attempt {
-		select {
-		case <-ctx.Done():
+		if d > 0 {
+			timer := time.NewTimer(min(d, q.Timeout))
+			defer timer.Stop()
+			select {
+			case <-ctx.Done():
+				return failed(hook.FailureTimeout)
+			case <-timer.C:
+			}
+		}
+		if d >= q.Timeout {
 			return failed(hook.FailureTimeout)
-		case <-time.After(q.Timeout):
-			return failed(hook.FailureTimeout)
-		case <-time.After(d):
 		}
 		a := &hook.Attempt{StatusCode: status, Header: http.Header{}}
 		if status < 200 || status > 299 {
