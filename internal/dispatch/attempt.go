@@ -26,7 +26,7 @@ type target struct {
 	// has is at its end; zero for never.
 	signsUntil time.Time
 	timeout    time.Duration
-	redact     []string
+	redact     send.Redactor
 }
 
 func (d *Dispatcher) newTarget(w *hook.Webhook, now time.Time) (*target, error) {
@@ -36,10 +36,11 @@ func (d *Dispatcher) newTarget(w *hook.Webhook, now time.Time) (*target, error) 
 	}
 	u.RawQuery = asciiQuery(u.RawQuery)
 	t := &target{revision: w.Revision, url: u, timeout: w.Timeout, header: make(http.Header, len(w.Headers)+4)}
+	var hidden []string
 	for name, value := range w.Headers {
 		t.header.Set(name, value)
 		if egress.Credential(name) {
-			t.redact = append(t.redact, value)
+			hidden = append(hidden, value)
 		}
 	}
 	t.header.Set("Content-Type", "application/json")
@@ -59,8 +60,9 @@ func (d *Dispatcher) newTarget(w *hook.Webhook, now time.Time) (*target, error) 
 			return nil, err
 		}
 		secrets = append(secrets, parsed)
-		t.redact = append(t.redact, s.Value)
+		hidden = append(hidden, s.Value)
 	}
+	t.redact = send.NewRedactor(hidden)
 	t.signer, err = signature.NewSigner(d.o.Prefix, secrets...)
 	return t, err
 }

@@ -31,7 +31,7 @@ func readBody(body io.Reader, limit int) []byte {
 // keptHeader is what is kept of an answer's headers: no cookies, and no more
 // than hook.MaxKeptBody bytes as they were sent, the short ones first. So a
 // giant costs only itself, and it is always the same ones that stay.
-func keptHeader(h http.Header, hide redactor) http.Header {
+func keptHeader(h http.Header, hide Redactor) http.Header {
 	type field struct {
 		name string
 		size int
@@ -72,13 +72,14 @@ const minRedacted = 4
 
 const redacted = "****"
 
-// redactor hides values of ours in what a receiver sent back.
-type redactor []string
+// Redactor hides values of ours in what a receiver sent back. It is made once
+// for a webhook, and used for each of its attempts.
+type Redactor []string
 
-// newRedactor looks for the values as they stand, without the scheme that a
-// credential begins with ("Bearer "), and as an echo in JSON, in HTML or in a
-// form would write them.
-func newRedactor(values []string) redactor {
+// NewRedactor makes one that looks for the values as they stand, without the
+// scheme that a credential begins with ("Bearer "), and as an echo in JSON, in
+// HTML or in a form would write them.
+func NewRedactor(values []string) Redactor {
 	var all []string
 	for _, v := range values {
 		all = append(all, v)
@@ -86,7 +87,7 @@ func newRedactor(values []string) redactor {
 			all = append(all, credential)
 		}
 	}
-	var r redactor
+	var r Redactor
 	for _, v := range all {
 		if len(v) < minRedacted {
 			continue
@@ -112,7 +113,7 @@ func needsEscape(c rune) bool {
 	return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '-' && c != '_' && c != '.'
 }
 
-func (r redactor) body(b []byte) []byte {
+func (r Redactor) body(b []byte) []byte {
 	for _, v := range r {
 		if bytes.Contains(b, []byte(v)) {
 			b = bytes.ReplaceAll(b, []byte(v), []byte(redacted))
@@ -121,7 +122,7 @@ func (r redactor) body(b []byte) []byte {
 	return b
 }
 
-func (r redactor) text(s string) string {
+func (r Redactor) text(s string) string {
 	for _, v := range r {
 		s = strings.ReplaceAll(s, v, redacted)
 	}
@@ -130,7 +131,7 @@ func (r redactor) text(s string) string {
 
 // reach is how far a value that begins inside of what is kept may stand out of
 // it.
-func (r redactor) reach() int {
+func (r Redactor) reach() int {
 	if len(r) == 0 {
 		return 0
 	}

@@ -75,7 +75,7 @@ func TestRedactor(t *testing.T) {
 		{"one that begins another", "abcdefgh abcd", "**** ****"},
 		{"what is too short to tell", "abc", "abc"},
 	}
-	r := newRedactor([]string{secret, "abcd", "abcdefgh", "abc", ""})
+	r := NewRedactor([]string{secret, "abcd", "abcdefgh", "abc", ""})
 	for _, test := range tests {
 		if got := string(r.body([]byte(test.in))); got != test.want {
 			t.Errorf("%s: %q, want %q", test.name, got, test.want)
@@ -93,7 +93,7 @@ func TestRedactorAtTheEnd(t *testing.T) {
 		secret := rapid.StringMatching(`[a-f/"]{12,60}`).Draw(t, "secret")
 		at := hook.MaxKeptBody - rapid.IntRange(0, 80).Draw(t, "before the end")
 		body := []byte(strings.Repeat(".", at) + secret + strings.Repeat(".", 100))
-		hide := newRedactor([]string{secret})
+		hide := NewRedactor([]string{secret})
 		got := hide.body(readBody(bytes.NewReader(body), hook.MaxKeptBody+hide.reach()))
 		got = got[:min(len(got), hook.MaxKeptBody)]
 		if strings.ContainsAny(string(got), secret) {

@@ -78,9 +78,9 @@ type Request struct {
 	Body   []byte // likewise
 	// Timeout is for everything up to the end of the answer's headers.
 	Timeout time.Duration
-	// Redact lists values of ours that must not be kept should the receiver
+	// Redact hides values of ours that must not be kept should the receiver
 	// send them back.
-	Redact []string
+	Redact Redactor
 }
 
 // Send makes the attempt. It fills in all of the Attempt but Number, Trigger
@@ -106,7 +106,7 @@ func (s *Sender) Send(ctx context.Context, r Request) *hook.Attempt {
 	// by closing it: for a 101 nothing else ends a read.
 	limit.Reset(min(bodyTime, r.Timeout+bodyTime-spare-time.Since(began)))
 	stop := context.AfterFunc(ctx, func() { _ = resp.Body.Close() })
-	hide := newRedactor(r.Redact)
+	hide := r.Redact
 	var body []byte
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		body = readBody(resp.Body, hook.MaxKeptBody+hide.reach())

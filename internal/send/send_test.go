@@ -60,7 +60,7 @@ func request(t *testing.T, address string, body []byte, limit time.Duration) sen
 	return send.Request{
 		Tenant: id.Tenant{1}, URL: u, Body: body, Timeout: limit,
 		Header: http.Header{"Content-Type": {"application/json"}, "Authorization": {ownSecret}},
-		Redact: []string{ownSecret, signSecret},
+		Redact: send.NewRedactor([]string{ownSecret, signSecret}),
 	}
 }
 
