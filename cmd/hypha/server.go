@@ -17,6 +17,7 @@ import (
 	"github.com/plinqx/hypha/internal/commit"
 	"github.com/plinqx/hypha/internal/dispatch"
 	"github.com/plinqx/hypha/internal/egress"
+	"github.com/plinqx/hypha/internal/framing"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/ingest"
@@ -122,7 +123,10 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	prefix, userAgent := c.prefix, "Hypha-Webhooks/"+obs.Version()
 	v.committer = commit.New(commit.Options{
 		Store: v.store, Logger: logger, Committed: metrics.Committed,
-		Recorded: func(outcomes []*store.Outcome) { v.dispatcher.Recorded(outcomes) },
+		// Outcomes keep their slots until they are on disk: with few slots they
+		// must not wait for company.
+		FlushOutcomes: min(256, max(1, s.Slots/4)),
+		Recorded:      func(outcomes []*store.Outcome) { v.dispatcher.Recorded(outcomes) },
 	})
 	webhooks := registry.New(registry.Options{
 		Store: v.store, Catalog: configs, URLs: policy, HeaderPrefix: prefix.String(), MaxWebhooks: s.MaxWebhooks, Now: time.Now,
@@ -153,7 +157,9 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		}),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader,
-		ErrorLog:       slog.NewLogLogger(logger.Handler(), slog.LevelDebug), // what clients do wrong below HTTP
+		// "OPTIONS *" is answered as any other path that there is nothing at.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(logger.Handler(), slog.LevelDebug), // what clients do wrong below HTTP
 	}
 
 	// The queue that is being discarded must be known before anything is sent.
@@ -205,7 +211,7 @@ func (v *server) ready(ctx context.Context) error {
 // no more requests, no more attempts, all that is known to disk.
 func (v *server) run(ctx context.Context) error {
 	served := make(chan error, 1)
-	go func() { served <- v.http.Serve(v.listener) }()
+	go func() { served <- v.http.Serve(framing.Listen(v.listener)) }()
 	var failed error
 	select {
 	case <-ctx.Done():

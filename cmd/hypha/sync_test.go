@@ -74,8 +74,8 @@ func TestEveryAnswerComesAfterASync(t *testing.T) {
 
 func tracedID(i int) string { return fmt.Sprintf("traced-%04d-end", i) }
 
-// call is a system call, with the lines of the trace where it began and ended.
-type call struct {
+// sysCall is a system call, with the lines of the trace where it began and ended.
+type sysCall struct {
 	name, file, text string
 	began, ended     int
 }
@@ -86,15 +86,15 @@ var (
 	remainder = regexp.MustCompile(`^(\d+) +<\.\.\. (\w+) resumed>`)
 )
 
-func parseTrace(text string) []*call {
-	var calls []*call
-	open := map[string]*call{} // by thread
+func parseTrace(text string) []*sysCall {
+	var calls []*sysCall
+	open := map[string]*sysCall{} // by thread
 	n := 0
 	for line := range strings.Lines(text) {
 		n++
 		line = strings.TrimSuffix(line, "\n")
 		if m := beginning.FindStringSubmatch(line); m != nil {
-			c := &call{name: m[2], file: m[3], text: m[4], began: n}
+			c := &sysCall{name: m[2], file: m[3], text: m[4], began: n}
 			open[m[1]] = c
 			calls = append(calls, c)
 		} else if m := remainder.FindStringSubmatch(line); m != nil {
@@ -103,14 +103,14 @@ func parseTrace(text string) []*call {
 				delete(open, m[1])
 			}
 		} else if m := wholeCall.FindStringSubmatch(line); m != nil {
-			calls = append(calls, &call{name: m[2], file: m[3], text: m[4], began: n, ended: n})
+			calls = append(calls, &sysCall{name: m[2], file: m[3], text: m[4], began: n, ended: n})
 		}
 	}
 	return calls
 }
 
-func checkSynced(calls []*call, id string) (problem string) {
-	var written, answered *call
+func checkSynced(calls []*sysCall, id string) (problem string) {
+	var written, answered *sysCall
 	for _, c := range calls {
 		if !strings.Contains(c.text, id) {
 			continue

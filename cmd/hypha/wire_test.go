@@ -134,16 +134,27 @@ func TestAttemptsOfADelivery(t *testing.T) {
 		return len(list.Data) == 1 && list.Data[0].Status == "SUCCESS" && list.Data[0].Attempts == 3
 	})
 	var one struct {
-		Attempts []struct {
+		AttemptList []struct {
 			Number   int
 			Trigger  string
-			Response struct {
-				StatusCode int `json:"status"`
-			}
-			Error *struct{ Kind string }
-		} `json:"attempts"`
+			Response *struct{ StatusCode int }
+			Error    *struct{ Kind string }
+		}
 	}
-	if _, err := c.do(http.MethodGet, "/webhooks/deliveries/"+list.Data[0].ID, nil, &one); err == nil && len(one.Attempts) != 3 {
-		t.Errorf("attempts: %+v", one.Attempts)
+	c.must(t, http.MethodGet, "/webhooks/deliveries/"+list.Data[0].ID, nil, &one)
+	if len(one.AttemptList) != 3 {
+		t.Fatalf("%d attempts are on record: %+v", len(one.AttemptList), one.AttemptList)
+	}
+	for i, want := range []struct {
+		status int
+		kind   string
+	}{{http.StatusInternalServerError, "status"}, {http.StatusInternalServerError, "status"}, {http.StatusNoContent, ""}} {
+		at, kind := one.AttemptList[i], ""
+		if at.Error != nil {
+			kind = at.Error.Kind
+		}
+		if at.Number != i+1 || at.Trigger != "auto" || at.Response == nil || at.Response.StatusCode != want.status || kind != want.kind {
+			t.Errorf("attempt %d: number %d, trigger %s, response %+v, error kind %q; want auto, %d, %q", i+1, at.Number, at.Trigger, at.Response, kind, want.status, want.kind)
+		}
 	}
 }

@@ -66,22 +66,16 @@ func (a *api) readBody(c *call, limit int64) error {
 	if c.ContentLength > limit {
 		return tooLarge
 	}
-	size := c.ContentLength
-	if size < 0 {
-		size = limit
-	}
-	if a.bodies.Add(size) > a.o.MaxBodies {
-		a.bodies.Add(-size)
-		return hook.Unavailable(time.Second, nil, "Too much is being sent at once; try again")
-	}
-	c.held = size
 	r, _ := a.readers.Get().(*reader)
 	c.reader = r
 	var err error
-	if r.body, err = readAll(http.MaxBytesReader(c.w, c.Body, limit), r.body[:0], max(0, c.ContentLength)); err != nil {
+	if r.body, err = a.readAll(c, http.MaxBytesReader(c.w, c.Body, limit), limit, r.body[:0]); err != nil {
 		var over *http.MaxBytesError
 		if errors.As(err, &over) {
 			return tooLarge
+		}
+		if hook.CodeOf(err) == hook.CodeUnavailable {
+			return err
 		}
 		broken := malformed("", "The body could not be read to its end: it is shorter than was said, or not in well-formed chunks")
 		broken.Cause = err
@@ -90,22 +84,37 @@ func (a *api) readBody(c *call, limit int64) error {
 	return nil
 }
 
-// readAll reads src to its end, appending to b. A size that is known is room
-// that is made at once.
-func readAll(src io.Reader, b []byte, size int64) ([]byte, error) {
-	b = slices.Grow(b, int(max(512, size+1))) // one more, to see the end
+// firstRoom is the most that is made for a body before any of it came: a client
+// may say that it sends a lot, and then send nothing.
+const firstRoom = 64 << 10
+
+// readAll reads src, the call's body of at most limit bytes, to its end,
+// appending to b. Room is made, and held against what all bodies may take, as
+// the body comes.
+func (a *api) readAll(c *call, src io.Reader, limit int64, b []byte) ([]byte, error) {
+	if c.ContentLength >= 0 {
+		limit = c.ContentLength
+	}
+	room := int64(firstRoom)
 	for {
-		n, err := src.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if errors.Is(err, io.EOF) {
-			return b, nil
+		room = max(512, min(room, limit+1-int64(len(b)))) // one more, to see the end
+		if a.bodies.Add(room) > a.o.MaxBodies {
+			a.bodies.Add(-room)
+			return b, hook.Unavailable(time.Second, nil, "Too much is being sent at once; try again")
 		}
-		if err != nil {
-			return b, err
+		c.held += room
+		b = slices.Grow(b, int(room))
+		for len(b) < cap(b) {
+			n, err := src.Read(b[len(b):cap(b)])
+			b = b[:len(b)+n]
+			if errors.Is(err, io.EOF) {
+				return b, nil
+			}
+			if err != nil {
+				return b, err
+			}
 		}
-		if len(b) == cap(b) {
-			b = slices.Grow(b, len(b))
-		}
+		room = int64(len(b))
 	}
 }
 

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"io"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -301,4 +302,39 @@ func TestIdempotencyKeys(t *testing.T) {
 	if got := fmt.Sprint(batch.problems()); !strings.Contains(got, "events[1].id: ") {
 		t.Errorf("problems = %s", got)
 	}
+}
+
+// A body that is announced and does not come takes no room from others.
+func TestAnnouncedBodiesTakeNoRoom(t *testing.T) {
+	const stalled = 8
+	s := newServer(t, func(o *api.Options) { o.MaxBodies = 2 << 20 })
+	var bodies []*io.PipeWriter
+	answered := make(chan int, stalled)
+	for range stalled {
+		r, w := io.Pipe()
+		bodies = append(bodies, w)
+		req := httptest.NewRequest("POST", "/services/events/batch", r)
+		req.Header.Set("Authorization", "Bearer "+adminKey)
+		req.Header.Set("Content-Type", "application/json")
+		req.ContentLength = 16 << 20
+		go func() {
+			rec := httptest.NewRecorder()
+			s.handler.ServeHTTP(rec, req)
+			answered <- rec.Code
+		}()
+		if _, err := w.Write([]byte(`{"events":[`)); err != nil { // it is being read
+			t.Fatal(err)
+		}
+	}
+	s.must(202, "POST", "/services/events", `{"type":"a.b","data":"`+strings.Repeat("a", 500_000)+`"}`)
+	for _, w := range bodies {
+		if err := w.CloseWithError(io.ErrUnexpectedEOF); err != nil {
+			t.Fatal(err)
+		}
+		if status := <-answered; status != 400 {
+			t.Errorf("a body that was cut off: %d", status)
+		}
+	}
+	// What was held is given back.
+	s.must(202, "POST", "/services/events", `{"type":"a.b","data":"`+strings.Repeat("a", 1_000_000)+`"}`)
 }
