@@ -57,7 +57,7 @@ func newSecret(text string, key []byte) Secret {
 
 // ParseSecret accepts a secret as a webhook's owner gives it: whsec_ and
 // standard, padded base64 of 24 to 64 bytes, or else 16 to 256 printable ASCII
-// characters without spaces (0x21 to 0x7E).
+// characters (0x20 to 0x7E) that neither begin nor end with a space.
 //
 // It refuses what would later fail somewhere else, or protect nothing: keys of
 // the asymmetric scheme (whsk_, whpk_), a prefix in the wrong case, base64 that
@@ -188,9 +188,9 @@ func checkPrintable(s string) error {
 		switch c := s[i]; {
 		case c == '\n' || c == '\r':
 			return fmt.Errorf("%w: character %d is a line break, often left over from a file; remove it", ErrSecret, i+1)
-		case c == ' ' || c == '\t':
-			return fmt.Errorf("%w: character %d is a space or tab; only printable ASCII characters without spaces are accepted", ErrSecret, i+1)
-		case c < 0x21 || c > 0x7E:
+		case c == ' ' && (i == 0 || i == len(s)-1):
+			return fmt.Errorf("%w: it begins or ends with a space, often left over from copying; remove it", ErrSecret)
+		case c < 0x20 || c > 0x7E:
 			return fmt.Errorf("%w: character %d is not a printable ASCII character", ErrSecret, i+1)
 		}
 	}

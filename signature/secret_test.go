@@ -48,8 +48,11 @@ func TestParseSecretAccepts(t *testing.T) {
 
 func allPrintable() string {
 	var b strings.Builder
-	for c := byte(0x21); c <= 0x7E; c++ {
+	for c := byte(0x7E); c >= 0x21; c-- {
 		b.WriteByte(c)
+		if c == 'a' {
+			b.WriteByte(' ')
+		}
 	}
 	return b.String()
 }
@@ -59,8 +62,10 @@ func TestParseSecretRefuses(t *testing.T) {
 		{"empty", "", "empty"},
 		{"15 characters", "0123456789abcde", "16 to 256 characters, this one has 15"},
 		{"257 characters", strings.Repeat("a", 257), "this one has 257"},
-		{"space", "correct horse battery", "character 8 is a space"},
-		{"tab", "0123456789abcdef\t", "character 17 is a space or tab"},
+		{"space before", " 0123456789abcdef", "begins or ends with a space"},
+		{"space after", "0123456789abcdef ", "begins or ends with a space"},
+		{"spaces alone", strings.Repeat(" ", 20), "begins or ends with a space"},
+		{"tab", "0123456789abcdef\t", "character 17 is not a printable"},
 		{"newline at the end", plain + "\n", "line break"},
 		{"carriage return", plain + "\r", "line break"},
 		{"NUL", "0123456789\x00abcdef", "character 11 is not a printable"},

@@ -52,6 +52,8 @@ type badInput struct {
 	ExpectPath  string `json:"expect_path"`
 	ExpectAllow string `json:"expect_allow"`
 
+	// What has to come of it besides the answer. DeliveryExpect is looked at in
+	// TestBlockedAtDelivery; PortalCheck is for a browser.
 	Then                 string
 	DeliverCheck         string         `json:"deliver_check"`
 	DeliveryExpect       string         `json:"delivery_expect"`

@@ -453,12 +453,12 @@ func (c *contractTest) events(t *testing.T) {
 		return http.StatusOK
 	})
 	_, tr := c.start(t, func(s *settings) { s.RetrySchedule = []time.Duration{time.Hour} })
-	make := func(name, url, event string) string {
+	create := func(name, url, event string) string {
 		return tr.quietly(201, "POST", "/services/webhooks", fmt.Sprintf(`{"name":%q,"url":%q,"events":[%q]}`, name, url, event)).text("id")
 	}
-	good, broken := make("good", receiver.URL+"/good", "invocation.*"), make("broken", receiver.URL+"/broken", "*")
-	make("other", receiver.URL+"/other", "tool.called")
-	off := make("off", receiver.URL+"/off", "invocation.completed")
+	good, broken := create("good", receiver.URL+"/good", "invocation.*"), create("broken", receiver.URL+"/broken", "*")
+	create("other", receiver.URL+"/other", "tool.called")
+	off := create("off", receiver.URL+"/off", "invocation.completed")
 	tr.quietly(200, "PATCH", "/services/webhooks/"+off, `{"enabled":false}`)
 
 	tr.section("Publish: accepted once the event and its deliveries are on disk")
@@ -466,7 +466,7 @@ func (c *contractTest) events(t *testing.T) {
 	receiver.awaitCount(t, 2)
 	settled(tr, good, "SUCCESS", 1)
 	settled(tr, broken, "RETRYING", 1)
-	make("later", receiver.URL+"/later", "*")
+	create("later", receiver.URL+"/later", "*")
 	tr.section("The event, and for each webhook what became of it and why")
 	shown := tr.ask(200, "GET", "/services/events/"+event, "")
 	got := map[string]string{}
@@ -648,7 +648,7 @@ func (c *contractTest) failures(t *testing.T) {
 	})
 	defer close(hold)
 	_, tr := c.start(t, nil)
-	make := func(path string) string {
+	create := func(path string) string {
 		name := strings.TrimPrefix(path, "/")
 		return tr.quietly(201, "POST", "/services/webhooks", fmt.Sprintf(`{"name":%q,"url":%q,"events":["%s.now"],"timeoutMs":1000}`, name, s.URL+path, name)).text("id")
 	}
@@ -657,7 +657,7 @@ func (c *contractTest) failures(t *testing.T) {
 	}
 
 	tr.section("410 Gone disables the webhook: gone")
-	gone := make("/gone")
+	gone := create("/gone")
 	publish("/gone")
 	eventually(t, "the webhook is disabled", func() bool {
 		return tr.quietly(200, "GET", "/services/webhooks/"+gone, "").text("disabledReason") == "gone"
@@ -667,7 +667,7 @@ func (c *contractTest) failures(t *testing.T) {
 	tr.ask(200, "GET", "/services/webhooks/"+gone+"/deliveries", "")
 
 	tr.section("Retry-After of a 429 or 503 holds back the webhook")
-	busy := make("/busy")
+	busy := create("/busy")
 	publish("/busy")
 	settled(tr, busy, "RETRYING", 1)
 	eventually(t, "the webhook is paused", func() bool {
@@ -685,7 +685,7 @@ func (c *contractTest) failures(t *testing.T) {
 		{"/text", "status", "A status that is no 2xx; the body's first 16 KiB are kept"},
 	} {
 		tr.section("%s: it is tried again by the schedule, and then given up", tc.sentence)
-		id := make(tc.path)
+		id := create(tc.path)
 		publish(tc.path)
 		delivery := settled(tr, id, "FAILED", 3)
 		if a := tr.ask(200, "GET", "/services/webhooks/deliveries/"+delivery, ""); a.text("error.kind") != tc.kind || a.text("attemptList.2.error.kind") != tc.kind {

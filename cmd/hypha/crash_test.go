@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -17,9 +18,13 @@ import (
 // A real process under load is killed with SIGKILL at random instants. Every
 // event that was answered with 202 must reach every webhook, and no more may
 // come twice than was in flight: sent, and not recorded yet.
+// With HYPHA_SOAK=1 it is killed 500 times.
 func TestKilledAgainAndAgainItLosesNothing(t *testing.T) {
+	kills := 20
+	if os.Getenv("HYPHA_SOAK") != "" {
+		kills = 500
+	}
 	const (
-		kills      = 20
 		webhooks   = 3
 		publishers = 12
 		slots      = 48
