@@ -34,7 +34,7 @@ type settings struct {
 	MaxEventBytes int64 `help:"Largest event that may be published, in bytes." default:"1048576" placeholder:"BYTES"`
 	MaxBatchBytes int64 `help:"Largest batch of events that may be published, in bytes." default:"16777216" placeholder:"BYTES"`
 	MaxQueued     int64 `help:"Most unfinished deliveries of a tenant, beyond which publishing is refused; 0 is no limit." default:"10000000" placeholder:"N"`
-	MaxWebhooks   int   `help:"Most webhooks of a tenant; 0 is no limit." default:"0" placeholder:"N"`
+	MaxWebhooks   int   `help:"Most webhooks of a tenant; 0 is no limit." default:"20000" placeholder:"N"`
 
 	Slots       int           `help:"Most attempts in flight at once." default:"1024" placeholder:"N"`
 	LaneMemory  int           `help:"Most memory for deliveries that wait to be sent, in bytes; the rest waits on disk." default:"33554432" placeholder:"BYTES"`

@@ -133,12 +133,12 @@ func (l *noLanes) HandOver(_ id.Tenant, e *store.NewEvent) {
 	}
 }
 
-func (l *noLanes) Watch(d id.Delivery) (<-chan *hook.Attempt, func()) {
+func (l *noLanes) Watch(_ id.Tenant, d id.Delivery) (<-chan *hook.Attempt, func(), bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := make(chan *hook.Attempt, 1)
 	l.watched = map[id.Delivery]chan *hook.Attempt{d: c}
-	return c, func() {}
+	return c, func() {}, true
 }
 
 // replays asks the store for what package replay does with more care.

@@ -133,6 +133,7 @@ func (d *Dispatcher) test(l *laneState, it *lane.Item, w *watch) {
 		w.result = a
 		d.o.Attempted(a, outcome.Change)
 	}
+	d.testEnded(l.Tenant)
 	d.ended()
 	d.update(l)
 	d.pump()
@@ -162,7 +163,7 @@ func (d *Dispatcher) try(l *laneState, it *lane.Item, whatever bool) (*store.Out
 	if t == nil || t.revision != w.Revision || !t.signsUntil.IsZero() && !t.signsUntil.After(now) {
 		if t, err = d.newTarget(w, now); err != nil {
 			d.o.Logger.Error("a webhook's requests can't be made", "tenant", l.Tenant, "webhook", l.Webhook, "err", err)
-			return d.decide(l, it, w.Revision, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the request could not be made"}})
+			return d.decide(l, it, w, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the request could not be made"}})
 		}
 		d.mu.Lock()
 		l.target = t
@@ -171,25 +172,30 @@ func (d *Dispatcher) try(l *laneState, it *lane.Item, whatever bool) (*store.Out
 	header, err := d.headers(t, it, now)
 	if err != nil {
 		d.o.Logger.Error("a delivery can't be signed", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "err", err)
-		return d.decide(l, it, w.Revision, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the request could not be signed"}})
+		return d.decide(l, it, w, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the request could not be signed"}})
 	}
 	a := d.o.Sender.Send(d.hard, send.Request{Tenant: l.Tenant, URL: t.url, Header: header, Body: it.Body, Timeout: t.timeout, Redact: t.redact})
 	a.StartedAt = now // the time that was signed
 	if d.hard.Err() != nil && a.Failure != nil {
 		return nil, lane.NoWord, nil // we broke it off ourselves: it counts for nothing
 	}
-	return d.decide(l, it, w.Revision, a)
+	return d.decide(l, it, w, a)
 }
 
 // decide turns an attempt into its outcome, and does what the receiver asked
 // for.
-func (d *Dispatcher) decide(l *laneState, it *lane.Item, revision int64, a *hook.Attempt) (*store.Outcome, lane.Verdict, *hook.Attempt) {
-	a.Number, a.Trigger, a.Revision = it.Attempts+1, it.Trigger, revision
+func (d *Dispatcher) decide(l *laneState, it *lane.Item, w *hook.Webhook, a *hook.Attempt) (*store.Outcome, lane.Verdict, *hook.Attempt) {
+	a.Number, a.Trigger, a.Revision = it.Attempts+1, it.Trigger, w.Revision
 	end := a.StartedAt.Add(a.Duration)
 	decision := d.o.Schedule.Decide(a, it.Try+1, end, d.o.Chance())
-	if _, err := d.o.Catalog.Webhook(d.hard, l.Tenant, l.Webhook); decision.Change == hook.Postponed && hook.CodeOf(err) == hook.CodeNotFound && err != nil {
+	now, err := d.o.Catalog.Webhook(d.hard, l.Tenant, l.Webhook)
+	if err != nil && decision.Change == hook.Postponed && hook.CodeOf(err) == hook.CodeNotFound {
 		// It was deleted meanwhile, and its queue with it.
 		decision.Change, decision.Due = hook.Exhausted, time.Time{}
+	}
+	if err == nil && now.URL != w.URL {
+		// It has another receiver by now: what this one wishes is its own matter.
+		decision.PauseUntil, decision.Gone = time.Time{}, false
 	}
 	if !decision.PauseUntil.IsZero() {
 		d.tell(l, "pause", func(ctx context.Context) error {
@@ -220,7 +226,7 @@ func (d *Dispatcher) tell(l *laneState, what string, change func(context.Context
 func (d *Dispatcher) expired(l *laneState, it *lane.Item, now time.Time) *store.Outcome {
 	return &store.Outcome{
 		Tenant: l.Tenant, Webhook: l.Webhook, Delivery: it.ID, Attempt: hook.Attempt{}, Change: hook.Expired, At: now,
-		Failure: &hook.Failure{Kind: hook.FailureExpired, Message: "it was not delivered in time"},
+		Failure: &hook.Failure{Kind: hook.FailureExpired, Message: "the delivery was not made in the time that it had"},
 	}
 }
 

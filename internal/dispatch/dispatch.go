@@ -119,6 +119,8 @@ type Dispatcher struct {
 	inFlight int
 	memory   budget
 	watches  map[id.Delivery]*watch
+	tests    int // watches that have not ended, in all and by tenant
+	testsOf  map[id.Tenant]int
 	// names of headers that differ from attempt to attempt
 	eventHeader, deliveryHeader string
 	idle                        chan struct{} // closed when stopping and nothing is in flight
@@ -149,12 +151,19 @@ type laneState struct {
 	memory    int       // that it is held to, in bytes
 }
 
+// watch is a test-send, from before it is committed until it has ended.
 type watch struct {
 	attempt chan *hook.Attempt
 	result  *hook.Attempt
+	started bool
 }
 
-func newWatch() *watch { return &watch{attempt: make(chan *hook.Attempt, 1)} }
+// Test-sends go past what holds lanes back, and take slots that nobody shares
+// out: so a tenant has few at a time, and all together leave most slots alone.
+const (
+	testsOfTenant = 8
+	testsOfSlots  = 8 // one slot in so many
+)
 
 // New makes a dispatcher that has not started.
 func New(o Options) *Dispatcher {
@@ -175,7 +184,7 @@ func New(o Options) *Dispatcher {
 	}
 	d := &Dispatcher{
 		o: o, wake: make(chan struct{}, 1), quit: make(chan struct{}), idle: make(chan struct{}),
-		lanes: make(map[key]*laneState), watches: make(map[id.Delivery]*watch), fair: newFair(), memory: newBudget(o.Memory),
+		lanes: make(map[key]*laneState), watches: make(map[id.Delivery]*watch), testsOf: make(map[id.Tenant]int), fair: newFair(), memory: newBudget(o.Memory),
 		eventHeader:    http.CanonicalHeaderKey(o.Prefix.String() + "-Event"),
 		deliveryHeader: http.CanonicalHeaderKey(o.Prefix.String() + "-Delivery"),
 	}
@@ -402,10 +411,13 @@ func (d *Dispatcher) HandOver(tenant id.Tenant, e *store.NewEvent) {
 // is on disk. d.mu is held.
 func (d *Dispatcher) startTest(l *laneState, it *lane.Item) {
 	w := d.watches[it.ID]
-	if w == nil {
-		w = newWatch()
+	if w == nil { // who asked for it has left
+		w = d.newWatch(it.ID, l.Tenant)
+		delete(d.watches, it.ID)
 	}
+	w.started = true
 	if d.stopping {
+		d.testEnded(l.Tenant)
 		l.Forget(it.ID)
 		w.attempt <- nil
 		d.update(l)
@@ -439,15 +451,37 @@ func (d *Dispatcher) Release(tenant id.Tenant, e *store.NewEvent) {
 }
 
 // Watch implements ingest.Lanes.
-func (d *Dispatcher) Watch(delivery id.Delivery) (<-chan *hook.Attempt, func()) {
-	w := newWatch()
+func (d *Dispatcher) Watch(tenant id.Tenant, delivery id.Delivery) (attempt <-chan *hook.Attempt, stop func(), ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.watches[delivery] = w
+	if d.testsOf[tenant] >= testsOfTenant || d.tests >= max(d.o.Slots/testsOfSlots, 1) {
+		return nil, nil, false
+	}
+	w := d.newWatch(delivery, tenant)
 	return w.attempt, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		delete(d.watches, delivery)
+		if !w.started {
+			d.testEnded(tenant)
+		}
+	}, true
+}
+
+// newWatch counts a test-send. testEnded must follow. d.mu is held.
+func (d *Dispatcher) newWatch(delivery id.Delivery, tenant id.Tenant) *watch {
+	w := &watch{attempt: make(chan *hook.Attempt, 1)}
+	d.watches[delivery] = w
+	d.tests++
+	d.testsOf[tenant]++
+	return w
+}
+
+// testEnded makes room for another test-send. d.mu is held.
+func (d *Dispatcher) testEnded(tenant id.Tenant) {
+	d.tests--
+	if d.testsOf[tenant]--; d.testsOf[tenant] == 0 {
+		delete(d.testsOf, tenant)
 	}
 }
 

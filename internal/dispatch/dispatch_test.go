@@ -441,6 +441,38 @@ func TestTestSendWhoseCallerLeft(t *testing.T) {
 	})
 }
 
+// Test-sends go past all limits of lanes: they have one of their own, so that a
+// tenant can't take the slots of all others with them.
+func TestTestSendsAreFew(t *testing.T) {
+	run(t, func(o *dispatch.Options) { o.Slots = 128 }, func(t *testing.T, r *rig) {
+		w := r.webhook(1, "a.test")
+		r.webhook(2, "b.test")
+		r.receive("a.test", hangs)
+		left, cancel := context.WithCancel(t.Context())
+		cancel()
+		refused := 0
+		for range 200 { // nobody waits for an answer
+			if _, err := r.test(left, 1, w); hook.CodeOf(err) == hook.CodeRateLimited {
+				refused++
+			}
+			synctest.Wait()
+		}
+		if n := len(r.to("a.test")); n != 8 || refused != 200-8 {
+			t.Errorf("%d tests were sent, %d refused; want 8 of 200 sent", n, refused)
+		}
+		r.publish(2, "b.test", 1, 5)
+		synctest.Wait()
+		if n := len(r.to("b.test")); n != 5 {
+			t.Errorf("%d of the other tenant's 5 events arrived", n)
+		}
+		r.rest(5 * time.Minute)
+		r.receive("a.test", answers(200))
+		if _, err := r.test(t.Context(), 1, w); err != nil {
+			t.Errorf("when all have ended: %v", err)
+		}
+	})
+}
+
 func TestTestSendAtTheEnd(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		run(t, nil, func(t *testing.T, r *rig) {

@@ -33,7 +33,9 @@ type Lanes interface {
 	// Watch makes the lanes tell the attempt of a test delivery when that is on
 	// disk; nil if it was not sent. A delivery of hook.TriggerTest is sent when
 	// it is handed over, watched or not, whatever holds its webhook back.
-	Watch(delivery id.Delivery) (attempt <-chan *hook.Attempt, stop func())
+	// It is not ok when too many are on their way like that; else stop must
+	// follow.
+	Watch(tenant id.Tenant, delivery id.Delivery) (attempt <-chan *hook.Attempt, stop func(), ok bool)
 }
 
 // Committer writes accepts (package commit).
@@ -121,7 +123,10 @@ func (in *Ingest) Test(ctx context.Context, tenant id.Tenant, webhook id.Webhook
 	if err != nil {
 		return id.Delivery{}, nil, err
 	}
-	attempt, stop := in.o.Lanes.Watch(delivery)
+	attempt, stop, ok := in.o.Lanes.Watch(tenant, delivery)
+	if !ok {
+		return id.Delivery{}, nil, &hook.Error{Code: hook.CodeRateLimited, RetryAfter: 5 * time.Second, Message: "Too many tests are being sent at once; try again when some have ended"}
+	}
 	defer stop()
 	err = in.accept(ctx, &a, authorize, func(snap *catalog.Snapshot, _ *store.NewEvent) ([]store.NewDelivery, error) {
 		if _, ok := snap.Webhook(webhook); !ok {

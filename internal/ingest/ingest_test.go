@@ -30,6 +30,7 @@ type world struct {
 	catalog *catalog.Catalog
 	config  store.TenantConfig
 	lines   []string
+	full    bool // no more tests are taken
 	// commit judges an accept; nil writes it.
 	commit  func(a *store.Accept) error
 	accepts []store.Accept
@@ -97,9 +98,12 @@ func (w *world) HandOver(_ id.Tenant, e *store.NewEvent) {
 
 func (w *world) Release(_ id.Tenant, e *store.NewEvent) { w.note("release %s", e.GivenID) }
 
-func (w *world) Watch(d id.Delivery) (<-chan *hook.Attempt, func()) {
+func (w *world) Watch(_ id.Tenant, d id.Delivery) (<-chan *hook.Attempt, func(), bool) {
+	if w.full {
+		return nil, nil, false
+	}
 	w.watches[d] = make(chan *hook.Attempt, 1)
-	return w.watches[d], func() { delete(w.watches, d) }
+	return w.watches[d], func() { delete(w.watches, d) }, true
 }
 
 func allow(*catalog.Snapshot) error { return nil }
@@ -352,5 +356,17 @@ func TestTestSend(t *testing.T) {
 				t.Errorf("%s %s\n%s", e.Type, e.Body, diff)
 			}
 		})
+	}
+}
+
+func TestTooManyTestsAreRefused(t *testing.T) {
+	w := newWorld(t)
+	w.full = true
+	_, _, err := w.in.Test(t.Context(), tenant, id.Webhook{1}, allow)
+	if e, ok := errors.AsType[*hook.Error](err); !ok || e.Code != hook.CodeRateLimited || e.RetryAfter <= 0 {
+		t.Errorf("refused with %v", err)
+	}
+	if len(w.lines) > 0 {
+		t.Errorf("it did something: %v", w.lines)
 	}
 }

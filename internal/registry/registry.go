@@ -152,6 +152,21 @@ func (r *Registry) Check(held *hook.Webhook, c Change) []hook.Detail {
 // Update changes a webhook. An empty change answers the webhook as it is.
 func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webhook, c Change) (*hook.Webhook, error) {
 	pause := c.PausedUntil
+	if pause != nil && pause.After(r.now()) {
+		// Before the rest: a webhook that is enabled and paused in one breath
+		// must not send in between.
+		held, err := r.Get(ctx, tenant, webhook)
+		if err != nil {
+			return nil, err
+		}
+		if problems := r.Check(held, c); len(problems) > 0 {
+			return nil, invalid(problems)
+		}
+		if _, err := r.pause(ctx, held, *pause); err != nil {
+			return nil, err
+		}
+		pause = nil
+	}
 	w, err := r.edit(ctx, tenant, webhook, func(w *hook.Webhook) error {
 		if problems := r.apply(w, c); len(problems) > 0 {
 			return invalid(problems)

@@ -78,11 +78,13 @@ type Replays struct {
 
 	mu      sync.Mutex
 	running map[id.Replay]bool
+	// discards counts the running discards of a webhook.
+	discards map[id.Webhook]int
 }
 
 // New makes Replays that have not started.
 func New(o Options) *Replays {
-	r := &Replays{o: o, running: make(map[id.Replay]bool)}
+	r := &Replays{o: o, running: make(map[id.Replay]bool), discards: make(map[id.Webhook]int)}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -248,29 +250,33 @@ func (r *Replays) run(job *store.Job) {
 	r.running[job.ID] = true
 	discard := job.Kind == store.JobDiscard
 	if discard {
+		r.discards[job.Webhook]++
 		r.o.Lanes.Discard(job.Tenant, job.Webhook, true)
 	}
 	r.wg.Go(func() {
-		defer func() {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			delete(r.running, job.ID)
-		}()
 		r.work(job)
-		if discard && r.ctx.Err() == nil {
-			r.o.Lanes.Discard(job.Tenant, job.Webhook, false)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.running, job.ID)
+		if !discard {
+			return
+		}
+		// The last one to end lets the queue go on.
+		if r.discards[job.Webhook]--; r.discards[job.Webhook] == 0 {
+			delete(r.discards, job.Webhook)
+			if r.ctx.Err() == nil {
+				r.o.Lanes.Discard(job.Tenant, job.Webhook, false)
+			}
 		}
 	})
 }
 
 func (r *Replays) work(job *store.Job) {
 	log := r.o.Logger.With("job", job.ID, "kind", job.Kind, "tenant", job.Tenant, "webhook", job.Webhook)
-	ticker := time.NewTicker(look)
-	defer ticker.Stop()
 	moved, wait := job.Moved, look
 	for {
 		if job.Kind == store.JobRetryFailed {
-			if !r.room(job, ticker.C) {
+			if !r.room(job) {
 				return
 			}
 		}
@@ -301,12 +307,11 @@ func (r *Replays) work(job *store.Job) {
 	}
 }
 
-// room waits until the webhook has taken what it has.
-func (r *Replays) room(job *store.Job, tick <-chan time.Time) bool {
-	for r.o.Lanes.Busy(job.Tenant, job.Webhook) {
-		select {
-		case <-tick:
-		case <-r.ctx.Done():
+// room waits until the webhook has taken what it has. The longer that takes, the
+// less often it looks.
+func (r *Replays) room(job *store.Job) bool {
+	for wait := look; r.o.Lanes.Busy(job.Tenant, job.Webhook); wait = min(wait*5/4, maxLook) {
+		if !sleep(r.ctx, wait) {
 			return false
 		}
 	}

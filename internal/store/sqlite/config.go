@@ -158,8 +158,16 @@ func (s *Store) UpdateWebhook(ctx context.Context, w store.WebhookRow) (int64, e
 	})
 }
 
+// keptRevisions is how many revisions of a webhook are kept. Attempts of older
+// ones are shown without their request.
+const keptRevisions = 100
+
 func (t *tx) insertRevision(w *store.WebhookRow, data string) error {
-	_, err := t.exec("INSERT INTO webhook_revisions (tenant_id, webhook_id, revision, data, sealed) VALUES (?, ?, ?, ?, ?)",
+	_, err := t.exec("DELETE FROM webhook_revisions WHERE tenant_id = ? AND webhook_id = ? AND revision <= ?", w.Tenant[:], w.ID[:], w.Revision-keptRevisions)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO webhook_revisions (tenant_id, webhook_id, revision, data, sealed) VALUES (?, ?, ?, ?, ?)",
 		w.Tenant[:], w.ID[:], w.Revision, data, w.Sealed)
 	return exists(err, "this revision of the webhook")
 }

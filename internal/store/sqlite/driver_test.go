@@ -360,3 +360,55 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	})
 }
+
+// A writer that was lost and could not be replaced at once comes back with the
+// next who asks for it, be that only a look whether all is well.
+func TestPingBringsTheWriterBack(t *testing.T) {
+	s, err := Open(t.Context(), Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if err := s.writer.close(); err != nil {
+		t.Fatal(err)
+	}
+	s.writer = nil
+	if err := s.Ping(t.Context()); err != nil {
+		t.Errorf("ping: %v", err)
+	}
+	if s.writer == nil {
+		t.Error("there is still no writer")
+	}
+}
+
+// However often a webhook is changed, no more than keptRevisions are kept.
+func TestRevisionsAreBounded(t *testing.T) {
+	s, err := Open(t.Context(), Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	tenant, webhook := id.Tenant{1}, id.Webhook{2}
+	if err := s.InsertTenant(t.Context(), hook.Tenant{ID: tenant, Name: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	row := store.WebhookRow{Webhook: hook.Webhook{ID: webhook, Tenant: tenant, Revision: 1}, Sealed: []byte("sealed")}
+	if _, err := s.InsertWebhook(t.Context(), row); err != nil {
+		t.Fatal(err)
+	}
+	for row.Revision < keptRevisions+20 {
+		row.Revision++
+		if _, err := s.UpdateWebhook(t.Context(), row); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := 0
+	for r := int64(1); r <= row.Revision; r++ {
+		if _, err := s.WebhookRevision(t.Context(), tenant, webhook, r); err == nil {
+			kept++
+		}
+	}
+	if _, err := s.WebhookRevision(t.Context(), tenant, webhook, row.Revision); err != nil || kept != keptRevisions {
+		t.Errorf("%d revisions are kept, want the last %d; the last: %v", kept, keptRevisions, err)
+	}
+}

@@ -211,6 +211,11 @@ func (s *Store) Ping(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	if s.writer == nil { // it was lost, and could not be replaced
+		if err := s.replaceWriter(ctx); err != nil {
+			return edge(err)
+		}
+	}
 	if err := s.writer.scan("SELECT count(*) FROM settings", func(row) {}); err != nil {
 		return edge(err)
 	}
