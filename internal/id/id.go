@@ -95,16 +95,7 @@ func ParseTenant(s string) (Tenant, error)     { return Parse[tenantKind](s) }  
 func ParseWebhook(s string) (Webhook, error)   { return Parse[webhookKind](s) }  // ParseWebhook reads wh_…
 func ParseEvent(s string) (Event, error)       { return Parse[eventKind](s) }    // ParseEvent reads evt_…
 func ParseDelivery(s string) (Delivery, error) { return Parse[deliveryKind](s) } // ParseDelivery reads dlv_…
-func ParseReplay(s string) (Replay, error)     { return Parse[replayKind](s) }   // ParseReplay reads rpl_…
 func ParseKey(s string) (Key, error)           { return Parse[keyKind](s) }      // ParseKey reads key_…
-
-// FromBytes takes an id as it was stored: 16 bytes.
-func FromBytes[K Kind](b []byte) (ID[K], error) {
-	if len(b) != 16 {
-		return ID[K]{}, ErrMalformed
-	}
-	return ID[K](b), nil
-}
 
 // IsZero reports whether this is no id.
 func (i ID[K]) IsZero() bool { return i == ID[K]{} }
