@@ -41,7 +41,7 @@ func (d *disk) Apply(_ context.Context, b *store.Batch) error {
 	d.mu.Lock()
 	d.running++
 	if d.running > 1 {
-		panic("two batches at once")
+		panic("a test saw two batches at once: the committer writes one after the other")
 	}
 	d.mu.Unlock()
 	if d.gate != nil {
