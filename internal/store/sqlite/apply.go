@@ -29,13 +29,10 @@ func (s *Store) Apply(ctx context.Context, b *store.Batch) error {
 		if err := a.flush(); err != nil {
 			return err
 		}
-		for _, o := range b.Outcomes {
-			o.Matched = false
-			if err := t.outcome(o); err != nil {
-				return err
-			}
+		if err := t.outcomes(b.Outcomes); err != nil {
+			return err
 		}
-		return nil
+		return t.boundHeld()
 	})
 }
 
@@ -79,18 +76,24 @@ func newAcceptor(t *tx) *acceptor {
 	return &acceptor{
 		t:   t,
 		now: t.s.now(),
-		events: rowWriter{t: t, columns: 8,
-			head: "INSERT INTO events (tenant_id, id, type, ts, created_at, given_id, deliveries, body) VALUES ",
-			row:  "(?, ?, ?, ?, ?, ?, ?, ?)"},
-		deliveries: rowWriter{t: t, columns: 11,
-			head: "INSERT INTO deliveries (tenant_id, id, webhook_id, event_id, given_id, event_type, trigger, era, due_at, created_at, expires_at, status, attempts, try) VALUES ",
-			row:  "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0)"},
+		events: rowWriter{t: t, columns: 10,
+			head: "INSERT INTO events (n, tenant_id, id, type, ts, created_at, given_id, deliveries, body, held) VALUES ",
+			row:  "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"},
+		deliveries: t.newDeliveries(),
 		keys: rowWriter{t: t, columns: 7,
 			head: "INSERT OR REPLACE INTO event_keys (tenant_id, kind, key, hash, expires_at, event_id, answer) VALUES ",
 			row:  "(?, ?, ?, ?, ?, ?, ?)"},
 		fresh: map[eventKey]*heldKey{},
 		own:   map[ownID]struct{}{},
 	}
+}
+
+// newDeliveries writes rows of deliveries that wait: tenant, id, webhook, event,
+// given id, type, trigger, era, due, created, expires.
+func (t *tx) newDeliveries() rowWriter {
+	return rowWriter{t: t, columns: 11,
+		head: "INSERT INTO deliveries (tenant_id, id, webhook_id, event_id, given_id, event_type, trigger, era, due_at, created_at, expires_at, status, attempts, try) VALUES ",
+		row:  "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0)"}
 }
 
 func (a *acceptor) flush() error {
@@ -252,20 +255,25 @@ func (a *acceptor) writeEvents(r *store.Accept, results []store.AcceptResult) er
 			continue
 		}
 		e := &r.Events[i]
-		var ids []byte
+		ids := make([]byte, 0, len(e.Deliveries)*len(id.Delivery{}))
 		for j := range e.Deliveries {
 			d := &e.Deliveries[j]
 			ids = append(ids, d.ID[:]...)
+			if err := t.addGauge(r.Tenant, d.Webhook, 1, 0, 1); err != nil {
+				return err
+			}
+			if d.Held {
+				continue
+			}
 			err := a.deliveries.add(r.Tenant[:], d.ID[:], d.Webhook[:], e.ID[:], textOrNull(e.GivenID), e.Type,
 				string(d.Trigger), t.era, millis(e.CreatedAt), millis(e.CreatedAt), millis(e.ExpiresAt))
 			if err != nil {
 				return fmt.Errorf("write deliveries: %w", err)
 			}
-			if err := t.addGauge(r.Tenant, d.Webhook, 1, 0, 1); err != nil {
-				return err
-			}
 		}
-		err := a.events.add(r.Tenant[:], e.ID[:], e.Type, millis(e.Timestamp), millis(e.CreatedAt), textOrNull(e.GivenID), ids, e.Body)
+		t.lastEvent++
+		err := a.events.add(t.lastEvent, r.Tenant[:], e.ID[:], e.Type, millis(e.Timestamp), millis(e.CreatedAt), textOrNull(e.GivenID), ids, e.Body,
+			blobOrNull(t.hold(r.Tenant, e, t.lastEvent)))
 		if err != nil {
 			return fmt.Errorf("write events: %w", err)
 		}

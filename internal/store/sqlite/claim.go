@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,13 +11,13 @@ import (
 )
 
 const (
-	sqlClaim = `SELECT id, due_at FROM deliveries INDEXED BY deliveries_queue
-		WHERE tenant_id = ? AND webhook_id = ? AND due_at <= ? ORDER BY due_at, id`
+	// sqlClaim leaves the order to the index, and joins row by row, so that no
+	// more is read than is taken.
+	sqlClaim = `SELECT d.id, d.due_at, d.event_id, d.given_id, d.event_type, d.attempts, d.try, d.trigger, d.expires_at, e.body
+		FROM deliveries d INDEXED BY deliveries_queue LEFT JOIN events e ON e.tenant_id = d.tenant_id AND e.id = d.event_id
+		WHERE d.tenant_id = ? AND d.webhook_id = ? AND d.due_at <= ? ORDER BY d.due_at, d.id`
 	sqlNextDue = `SELECT id, due_at FROM deliveries INDEXED BY deliveries_queue
 		WHERE tenant_id = ? AND webhook_id = ? AND due_at > ? ORDER BY due_at, id`
-	sqlQueued = `SELECT d.event_id, d.given_id, d.event_type, d.attempts, d.try, d.trigger, d.expires_at, e.body
-		FROM deliveries d LEFT JOIN events e ON e.tenant_id = d.tenant_id AND e.id = d.event_id
-		WHERE d.tenant_id = ? AND d.id = ?`
 	sqlExpired = `SELECT id, expires_at FROM deliveries INDEXED BY deliveries_expiry
 		WHERE tenant_id = ? AND webhook_id = ? AND due_at IS NOT NULL ORDER BY expires_at, id`
 	sqlBacklog = `SELECT w.tenant_id, w.id, (SELECT due_at FROM deliveries INDEXED BY deliveries_queue
@@ -29,8 +28,8 @@ const (
 // backlogChunk is how many webhooks are looked at in one snapshot.
 const backlogChunk = 5000
 
-// Claim takes due deliveries. It writes nothing (see the package comment), and
-// reads on the writer's connection, whose pages are in memory.
+// Claim takes due deliveries. It writes nothing of that (see the package
+// comment), and reads on the writer's connection, whose pages are in memory.
 func (s *Store) Claim(ctx context.Context, p store.ClaimParams) (*store.Claimed, error) {
 	out := &store.Claimed{}
 	err := s.write(ctx, func(t *tx) error {
@@ -38,31 +37,25 @@ func (s *Store) Claim(ctx context.Context, p store.ClaimParams) (*store.Claimed,
 			return err
 		}
 		held := func(d id.Delivery) bool { return p.Held != nil && p.Held(d) }
+		if err := t.settle(p.Tenant, p.Webhook, held); err != nil {
+			return err
+		}
 		var bytes int
 		err := t.query(sqlClaim, func(r row) (bool, error) {
-			delivery := readID[id.Delivery](r, 0)
-			if held(delivery) {
+			q := queued(r)
+			if held(q.ID) {
 				return true, nil
 			}
-			if len(out.Deliveries) >= p.Limit {
-				out.More = true
-				return false, nil
-			}
-			q, err := t.queued(p.Tenant, delivery)
-			if err != nil {
-				return false, err
-			}
 			bytes += len(q.Body)
-			if bytes > p.MaxBytes && len(out.Deliveries) > 0 {
+			if len(out.Deliveries) >= p.Limit || bytes > p.MaxBytes && len(out.Deliveries) > 0 {
 				out.More = true
 				return false, nil
 			}
-			q.Due = r.time(1)
-			out.Deliveries = append(out.Deliveries, *q)
+			out.Deliveries = append(out.Deliveries, q)
 			return true, nil
 		}, p.Tenant[:], p.Webhook[:], millis(p.Now))
 		if err != nil {
-			return err
+			return fmt.Errorf("claim deliveries: %w", err)
 		}
 		return t.query(sqlNextDue, func(r row) (bool, error) {
 			if held(readID[id.Delivery](r, 0)) {
@@ -78,21 +71,14 @@ func (s *Store) Claim(ctx context.Context, p store.ClaimParams) (*store.Claimed,
 	return out, nil
 }
 
-func (t *tx) queued(tenant id.Tenant, delivery id.Delivery) (*store.Queued, error) {
-	q := store.Queued{ID: delivery}
-	found, err := t.one(sqlQueued, func(r row) {
-		q.Event = readID[id.Event](r, 0)
-		q.PublicEventID = publicID(r.text(1), q.Event)
-		q.EventType, q.Attempts, q.Try = r.text(2), int(r.int(3)), int(r.int(4))
-		q.Trigger, q.ExpiresAt, q.Body = hook.Trigger(r.text(5)), r.time(6), r.blob(7)
-	}, tenant[:], delivery[:])
-	if err == nil && !found {
-		err = errors.New("its index names a row that is not there")
+// queued reads a row of sqlClaim.
+func queued(r row) store.Queued {
+	q := store.Queued{
+		ID: readID[id.Delivery](r, 0), Due: r.time(1), Event: readID[id.Event](r, 2), EventType: r.text(4),
+		Attempts: int(r.int(5)), Try: int(r.int(6)), Trigger: hook.Trigger(r.text(7)), ExpiresAt: r.time(8), Body: r.blob(9),
 	}
-	if err != nil {
-		return nil, fmt.Errorf("claim delivery %s: %w", delivery, err)
-	}
-	return &q, nil
+	q.PublicEventID = publicID(r.text(3), q.Event)
+	return q
 }
 
 // publicID is the id of an event that the world sees.
@@ -108,6 +94,9 @@ func (s *Store) Expire(ctx context.Context, p store.ExpireParams) (*store.Expire
 	out := &store.ExpireResult{}
 	err := s.write(ctx, func(t *tx) error {
 		if v, err := t.version(p.Tenant); err != nil || v == tenantGone {
+			return err
+		}
+		if err := t.settle(p.Tenant, p.Webhook, nil); err != nil {
 			return err
 		}
 		var old []id.Delivery
@@ -154,6 +143,9 @@ func (t *tx) giveUpAll(tenant id.Tenant, webhook id.Webhook, ids []id.Delivery, 
 // Backlog lists the webhooks that have unfinished deliveries. What a deleted
 // webhook left is the work of its discard.
 func (s *Store) Backlog(ctx context.Context) ([]store.BacklogLane, error) {
+	if err := s.write(ctx, (*tx).settleAll); err != nil {
+		return nil, err
+	}
 	var lanes []store.BacklogLane
 	var tenant id.Tenant
 	var webhook id.Webhook

@@ -18,6 +18,7 @@ import (
 const (
 	attemptForm = 1
 	answerForm  = 1
+	heldForm    = 1
 )
 
 var errDamaged = errors.New("a stored value is damaged")
@@ -124,6 +125,50 @@ func decodeAnswer(b []byte) ([]store.AcceptResult, error) {
 		return nil, fmt.Errorf("read an answer: %w", errDamaged)
 	}
 	return results, nil
+}
+
+// encodeHeld writes which of an event's deliveries are held, with what their rows
+// need that the event's does not have: when they expire, and for each delivery of
+// the event, in order, its trigger and webhook, or no trigger if it is not held.
+func encodeHeld(e *store.NewEvent) []byte {
+	b := make([]byte, 0, 16+len(e.Deliveries)*(len(id.Webhook{})+6))
+	b = append(b, heldForm)
+	b = binary.AppendVarint(b, millis(e.ExpiresAt))
+	for i := range e.Deliveries {
+		d := &e.Deliveries[i]
+		if !d.Held {
+			b = appendText(b, "")
+			continue
+		}
+		b = appendText(b, string(d.Trigger))
+		b = append(b, d.Webhook[:]...)
+	}
+	return b
+}
+
+// decodeHeld reads what encodeHeld wrote of an event with these deliveries.
+func decodeHeld(deliveries []id.Delivery, b []byte) (expires int64, out []store.NewDelivery, err error) {
+	d := decoder{b: b}
+	if d.byte() != heldForm {
+		return 0, nil, fmt.Errorf("read held deliveries: %w", errDamaged)
+	}
+	expires = d.varint()
+	for _, delivery := range deliveries {
+		trigger := hook.Trigger(d.text())
+		if trigger == "" {
+			continue
+		}
+		if len(d.b) < len(id.Webhook{}) {
+			d.failed = true
+			break
+		}
+		out = append(out, store.NewDelivery{ID: delivery, Webhook: id.Webhook(d.b[:len(id.Webhook{})]), Trigger: trigger, Held: true})
+		d.b = d.b[len(id.Webhook{}):]
+	}
+	if d.failed {
+		return 0, nil, fmt.Errorf("read held deliveries: %w", errDamaged)
+	}
+	return expires, out, nil
 }
 
 func appendText(b []byte, s string) []byte {

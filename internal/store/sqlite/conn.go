@@ -200,6 +200,13 @@ func textOrNull(s string) any {
 	return s
 }
 
+func blobOrNull(b []byte) any {
+	if b == nil {
+		return nil
+	}
+	return b
+}
+
 func idOrNull[T ~[16]byte](v T) any {
 	var zero T
 	if v == zero {

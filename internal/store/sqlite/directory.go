@@ -64,6 +64,9 @@ func (s *Store) DeleteTenant(ctx context.Context, tenant id.Tenant) error {
 		if err := t.need(tenant); err != nil {
 			return err
 		}
+		if err := t.settleTenant(tenant); err != nil {
+			return err
+		}
 		for _, text := range [...]string{
 			"DELETE FROM tenants WHERE id = ?",
 			"INSERT INTO removed_tenants (id) VALUES (?)",

@@ -106,10 +106,9 @@ func TestPlans(t *testing.T) {
 	failed, pending := hook.StatusFailed, hook.StatusPending
 	listText := func(q store.DeliveryQuery) string { l := deliveryList(&q); return l.text }
 	for name, c := range map[string]struct{ text, want string }{
-		"claim":                     {sqlClaim, "COVERING INDEX deliveries_queue (tenant_id=? AND webhook_id=? AND due_at<?)"},
+		"claim":                     {sqlClaim, "SEARCH d USING INDEX deliveries_queue (tenant_id=? AND webhook_id=? AND due_at<?)"},
 		"next due":                  {sqlNextDue, "COVERING INDEX deliveries_queue (tenant_id=? AND webhook_id=? AND due_at>?)"},
-		"claimed row":               {sqlQueued, "SEARCH e USING INDEX events_id (tenant_id=? AND id=?)"},
-		"claimed delivery":          {sqlQueued, "SEARCH d USING PRIMARY KEY (tenant_id=? AND id=?)"},
+		"claimed row":               {sqlClaim, "SEARCH e USING INDEX events_id (tenant_id=? AND id=?)"},
 		"expire":                    {sqlExpired, "INDEX deliveries_expiry (tenant_id=? AND webhook_id=?"},
 		"backlog":                   {sqlBacklog, "COVERING INDEX deliveries_queue (tenant_id=? AND webhook_id=?"},
 		"outcome":                   {sqlOutcome, "PRIMARY KEY (tenant_id=? AND id=?)"},

@@ -109,16 +109,18 @@ func (s *Store) Event(ctx context.Context, tenant id.Tenant, public string) (*ho
 
 // Delivery shows a delivery.
 func (s *Store) Delivery(ctx context.Context, tenant id.Tenant, delivery id.Delivery) (*hook.Delivery, error) {
+	unsettled := s.settled(ctx, tenant)
 	var out *hook.Delivery
 	err := s.read(ctx, tenant, func(c *conn) (err error) {
 		out, err = readDelivery(c, tenant, delivery)
 		return err
 	})
-	return out, err
+	return out, orUnsettled(err, unsettled)
 }
 
 // Attempts lists a delivery's attempts.
 func (s *Store) Attempts(ctx context.Context, tenant id.Tenant, delivery id.Delivery) ([]hook.Attempt, error) {
+	unsettled := s.settled(ctx, tenant)
 	var out []hook.Attempt
 	err := s.read(ctx, tenant, func(c *conn) error {
 		take := func(b []byte) error {
@@ -143,7 +145,7 @@ func (s *Store) Attempts(ctx context.Context, tenant id.Tenant, delivery id.Deli
 		return c.query(sqlAttempts, func(r row) (bool, error) { return true, take(r.blob(0)) }, tenant[:], delivery[:])
 	})
 	if err != nil {
-		return nil, err
+		return nil, orUnsettled(err, unsettled)
 	}
 	slices.SortStableFunc(out, func(a, b hook.Attempt) int { return a.Number - b.Number })
 	return out, nil

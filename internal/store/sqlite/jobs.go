@@ -100,6 +100,10 @@ func (t *tx) startJob(p store.JobParams) (*store.Job, error) {
 		j.Existing = true
 		return &j.Job, nil
 	}
+	// What is held now is of the era before: the job stands for it.
+	if err := t.settle(p.Tenant, p.Webhook, nil); err != nil {
+		return nil, err
+	}
 	g, err := t.gauge(gaugeKey{p.Tenant, p.Webhook})
 	if err != nil {
 		return nil, err
@@ -136,6 +140,9 @@ func (s *Store) StepJob(ctx context.Context, p store.JobStepParams) (*store.Job,
 		}
 		if j.Done {
 			return nil
+		}
+		if err := t.settle(j.Tenant, j.Webhook, nil); err != nil {
+			return err
 		}
 		if j.Kind == store.JobRetryFailed {
 			err = t.stepRetry(&j, p)
@@ -233,6 +240,9 @@ type askable struct {
 }
 
 func (t *tx) askable(tenant id.Tenant, delivery id.Delivery) (askable, error) {
+	if err := t.settleTenant(tenant); err != nil {
+		return askable{}, err
+	}
 	var a askable
 	found, err := t.one(sqlAskable, func(r row) {
 		a = askable{readID[id.Webhook](r, 0), hook.Status(r.int(1)), r.int(2), r.int(3)}

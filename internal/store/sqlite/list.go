@@ -135,6 +135,7 @@ func deliveryList(q *store.DeliveryQuery) list {
 // Deliveries lists deliveries, newest first. What an offset skips is skipped in
 // snapshots of their own.
 func (s *Store) Deliveries(ctx context.Context, q store.DeliveryQuery) (*store.DeliveryPage, error) {
+	_ = s.settled(ctx, q.Tenant) // if it can't be, a list without what is being sent is better than none
 	if q.EventID != "" {
 		return s.deliveriesOfEvent(ctx, &q)
 	}
@@ -271,6 +272,7 @@ func eventDeliveries(c *conn, q *store.DeliveryQuery) ([]hook.Delivery, error) {
 func (s *Store) CountDeliveries(ctx context.Context, q store.DeliveryQuery, most int64) (int64, bool, error) {
 	q.Before, q.Offset = id.Delivery{}, 0
 	var n int64
+	_ = s.settled(ctx, q.Tenant) // as for the list
 	if q.EventID != "" {
 		err := s.read(ctx, q.Tenant, func(c *conn) error {
 			all, err := eventDeliveries(c, &q)

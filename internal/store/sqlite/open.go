@@ -7,8 +7,9 @@
 // Checkpoints run in the background and are finished by the writer when the
 // log grows (see checkpoint.go).
 //
-// Deliveries that this process holds are known to this process alone; nothing
-// of it is written, and after a crash everything unfinished is free again.
+// Deliveries that this process holds are known to this process alone, and get
+// their rows when there is something to say of them (see held.go). After a crash
+// everything unfinished is free again.
 //
 // The package knows tables and statements. It holds no rules of the product
 // besides what store.Store promises.
@@ -58,6 +59,7 @@ type Store struct {
 	gauges   map[gaugeKey]gauge
 	counters map[counterKey]*counter
 	texts    map[chunkKey]string
+	held     *held
 	era      int64
 	pass     prunePass
 	wal      walState
@@ -113,6 +115,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		gauges:   map[gaugeKey]gauge{},
 		counters: map[counterKey]*counter{},
 		texts:    map[chunkKey]string{},
+		held:     newHeld(),
 		readers:  make(chan *conn, readerCount),
 	}
 	if err := s.open(ctx); err != nil {
@@ -142,6 +145,9 @@ func (s *Store) open(ctx context.Context) error {
 	}
 	if err := s.writer.scan("SELECT value FROM settings WHERE name = 'era'", func(r row) { s.era = r.int(0) }); err != nil {
 		return fmt.Errorf("read the settings in %s: %w", s.path, err)
+	}
+	if err := s.recoverHeld(ctx); err != nil {
+		return err
 	}
 	for range readerCount {
 		s.readers <- nil
@@ -233,6 +239,11 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.turn <- struct{}{}
+		// So that the next start has nothing to look for. If it can't be, it
+		// does.
+		if err := s.transact(context.Background(), (*tx).settleAll); err != nil {
+			s.logger.Warn("deliveries that were held could not be given rows; the next start does it", "err", err)
+		}
 		s.closeErr = s.release()
 	})
 	return s.closeErr

@@ -69,6 +69,12 @@ func (s *Store) Prune(ctx context.Context, params store.PruneParams) (*store.Pru
 	p := &pruner{p: params, pass: s.pass, looks: 4*params.Limit + 1000}
 	err = s.transact(ctx, func(t *tx) error {
 		p.t = t
+		// An event whose deliveries have no rows looks as if they were gone.
+		// And a start after a crash must not make rows again of what is deleted
+		// here.
+		if err := t.settleAll(); err != nil {
+			return err
+		}
 		if err := p.usedUp(); err != nil {
 			return err
 		}

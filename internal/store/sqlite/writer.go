@@ -19,6 +19,11 @@ type tx struct {
 	counts   map[countKey]*count
 	counters map[counterKey]*counter
 	era      int64
+
+	lastEvent   int64      // the number of the newest event
+	heldEvents  int        // how many were added to the store's
+	heldWritten []*heldRow // what got its row
+	heldNoted   bool       // held_from was written
 }
 
 // tenantGone marks a tenant that is not there in the map of versions.
@@ -55,7 +60,7 @@ func (s *Store) transact(ctx context.Context, fn func(*tx) error) error {
 			return err
 		}
 	}
-	t := &tx{conn: s.writer, s: s, era: s.era}
+	t := &tx{conn: s.writer, s: s, era: s.era, lastEvent: s.held.last}
 	if _, err := t.exec("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
@@ -70,6 +75,7 @@ func (s *Store) transact(ctx context.Context, fn func(*tx) error) error {
 			return nil
 		}
 	}
+	s.undoHeld(t)
 	return errors.Join(err, s.rollback(ctx))
 }
 
@@ -111,6 +117,7 @@ func (t *tx) keep() {
 		s.versions[k] = v
 	}
 	s.keepCounts(t)
+	s.keepHeld(t)
 }
 
 // version is the tenant's configuration version; tenantGone if there is no such

@@ -57,7 +57,12 @@ func modelSequence(t *testing.T, f *fixture) {
 		g.a, g.b = g.newWebhook(g.tenant), g.newWebhook(g.tenant)
 		m := &model{f: &g, held: map[id.Delivery]bool{}, good: map[id.Webhook]int64{}, bad: map[id.Webhook]int64{}}
 		t.Repeat(map[string]func(*rapid.T){
-			"":        m.check,
+			// Not after each step: a look may change what a driver does next.
+			"": func(t *rapid.T) {
+				if rapid.IntRange(0, 3).Draw(t, "look") == 0 {
+					m.check(t)
+				}
+			},
 			"accept":  m.accept,
 			"claim":   m.claim,
 			"outcome": m.outcome,
@@ -77,6 +82,7 @@ func modelSequence(t *testing.T, f *fixture) {
 				clear(m.held)
 			},
 		})
+		m.check(t)
 		f.store, f.ids = g.store, g.ids
 	})
 }
@@ -118,8 +124,12 @@ func (m *model) accept(t *rapid.T) {
 	for range rapid.IntRange(1, 4).Draw(t, "events") {
 		e := m.f.event(m.webhook(t))
 		e.ExpiresAt = m.f.now.Add(life)
+		d := &e.Deliveries[0]
+		d.Held = m.f.held && rapid.Bool().Draw(t, "held")
 		r.Events = append(r.Events, e)
-		d := e.Deliveries[0]
+		if d.Held && rapid.Bool().Draw(t, "kept") { // else it was given back
+			m.held[d.ID] = true
+		}
 		m.deliveries = append(m.deliveries, &modelDelivery{id: d.ID, webhook: d.Webhook, due: m.f.now, expires: e.ExpiresAt, trigger: d.Trigger})
 	}
 	m.f.accept(r)

@@ -52,7 +52,11 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for name, test := range group.tests {
-				t.Run(name, func(t *testing.T) { test(t, newFixture(t, open(t))) })
+				// Whether a process holds what it publishes makes no difference to
+				// anybody who asks.
+				for _, held := range []bool{false, true} {
+					t.Run(fmt.Sprintf("%s, held %v", name, held), func(t *testing.T) { test(t, newFixture(t, open(t), held)) })
+				}
 			}
 		})
 	}
@@ -80,12 +84,14 @@ type fixture struct {
 	tenant  id.Tenant
 	a, b    id.Webhook
 	version map[id.Tenant]int64
+	held    bool // of the deliveries of new events
 }
 
-func newFixture(t *testing.T, h Harness) *fixture {
+func newFixture(t *testing.T, h Harness, held bool) *fixture {
 	f := &fixture{
 		tb: t, ctx: t.Context(), store: h.Store, reopen: h.Reopen,
 		now: time.Now().UTC().Truncate(time.Millisecond), version: map[id.Tenant]int64{},
+		held: held,
 	}
 	f.tenant = f.newTenant()
 	f.a, f.b = f.newWebhook(f.tenant), f.newWebhook(f.tenant)
@@ -175,7 +181,7 @@ func (f *fixture) event(to ...id.Webhook) store.NewEvent {
 		CreatedAt: f.now, ExpiresAt: f.now.Add(7 * 24 * time.Hour),
 	}
 	for _, w := range to {
-		e.Deliveries = append(e.Deliveries, store.NewDelivery{ID: f.makeID(), Webhook: w, Trigger: hook.TriggerAuto})
+		e.Deliveries = append(e.Deliveries, store.NewDelivery{ID: f.makeID(), Webhook: w, Trigger: hook.TriggerAuto, Held: f.held})
 	}
 	return e
 }
