@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -93,8 +94,9 @@ func (d *Dispatcher) headers(t *target, it *lane.Item, at time.Time) (http.Heade
 	return h, t.signer.Sign(h, it.PublicEventID, at, it.Body)
 }
 
-// attempt sends one delivery that a lane gave, and says what becomes of it.
-func (d *Dispatcher) attempt(l *laneState, it *lane.Item) {
+// attempt sends one delivery that a lane gave, and says what becomes of it. The
+// worker that it runs in is free again before it returns.
+func (d *Dispatcher) attempt(l *laneState, it *lane.Item, w worker) {
 	outcome, verdict, a := d.try(l, it, false)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -109,6 +111,7 @@ func (d *Dispatcher) attempt(l *laneState, it *lane.Item) {
 			d.o.Attempted(a, outcome.Change)
 		}
 	}
+	d.rest(w)
 	turn := d.fair.tenant(l.Tenant)
 	turn.inFlight--
 	d.ended()
@@ -207,8 +210,10 @@ func (d *Dispatcher) decide(l *laneState, it *lane.Item, w *hook.Webhook, a *hoo
 			return d.o.Holder.Disable(ctx, l.Tenant, l.Webhook, hook.DisabledGone)
 		})
 	}
-	d.o.Logger.Debug("attempt", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "event", it.PublicEventID,
-		"type", it.EventType, "number", a.Number, "status", a.StatusCode, "duration", a.Duration, "failure", failureKind(a.Failure), "due", decision.Due)
+	if d.o.Logger.Enabled(d.hard, slog.LevelDebug) { // its arguments cost, whether they are written or not
+		d.o.Logger.Debug("attempt", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "event", it.PublicEventID,
+			"type", it.EventType, "number", a.Number, "status", a.StatusCode, "duration", a.Duration, "failure", failureKind(a.Failure), "due", decision.Due)
+	}
 	return &store.Outcome{
 		Tenant: l.Tenant, Webhook: l.Webhook, Delivery: it.ID, Attempt: *a,
 		Change: decision.Change, Try: it.Try + 1, Due: decision.Due, At: end,

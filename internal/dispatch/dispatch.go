@@ -117,6 +117,7 @@ type Dispatcher struct {
 	fair     fair
 	wakes    wakeHeap
 	inFlight int
+	workers  workers
 	memory   budget
 	watches  map[id.Delivery]*watch
 	tests    int // watches that have not ended, in all and by tenant
@@ -232,6 +233,7 @@ func (d *Dispatcher) Stop(ctx context.Context) {
 		return
 	}
 	d.stopping = true
+	d.dismiss()
 	if d.inFlight == 0 {
 		close(d.idle)
 	}

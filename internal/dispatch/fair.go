@@ -113,7 +113,7 @@ func (d *Dispatcher) startOne(turn *tenantTurn, share int) bool {
 		}
 		turn.inFlight++
 		d.inFlight++
-		d.wg.Go(func() { d.attempt(l, it) })
+		d.work(job{l, it})
 		d.letGo(l, it)
 		if l.Ready(now) && !l.Saturated(share) {
 			d.fair.push(l)

@@ -21,7 +21,7 @@ import (
 // Capacity is the most deliveries of one lane that wait in memory, those that
 // are on their way there counted. As many replays may wait beside: they take no
 // place from what is live.
-const Capacity = 256
+const Capacity = 1024
 
 // refill is how empty a lane's memory must be before more is fetched from disk:
 // so that a claim is worth its cost.
