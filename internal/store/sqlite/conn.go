@@ -20,6 +20,8 @@ type conn struct {
 	raw   driver.Conn
 	stmts map[string]statement
 	args  []driver.NamedValue
+	// executed counts the statements: what an event costs is held to it in tests.
+	executed int
 }
 
 // statement is what the driver's statements can do.
@@ -92,6 +94,7 @@ func (c *conn) exec(text string, args ...any) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	c.executed++
 	result, err := s.ExecContext(context.Background(), c.bind(args))
 	if err != nil {
 		return 0, err
@@ -106,6 +109,7 @@ func (c *conn) query(text string, each func(row) (goOn bool, err error), args ..
 	if err != nil {
 		return err
 	}
+	c.executed++
 	rows, err := s.QueryContext(context.Background(), c.bind(args))
 	if err != nil {
 		return err

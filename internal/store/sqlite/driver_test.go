@@ -99,8 +99,10 @@ func TestSettingsOfTheDatabase(t *testing.T) {
 
 // TestPlans holds that what is asked often, or of much, goes through the index
 // that is meant for it.
-func TestPlans(t *testing.T) {
-	s := openAt(t, t.TempDir())
+func TestPlans(t *testing.T) { checkPlans(t, openAt(t, t.TempDir())) }
+
+func checkPlans(t *testing.T, s *Store) {
+	t.Helper()
 	var tenant id.Tenant
 	webhook := id.Webhook{1}
 	failed, pending := hook.StatusFailed, hook.StatusPending

@@ -1,0 +1,251 @@
+package sqlite
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/store"
+)
+
+// TestCostOfEvents holds what an event and its outcome cost, in counts that are
+// the same on every machine: statements, commits to the log, pages written to it
+// and allocations. The bounds are a little above what they were when they were
+// written; one that is broken says that the way of an event has become longer.
+func TestCostOfEvents(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		events, fanout   int
+		statements       int // of the whole batch: BEGIN and COMMIT included
+		pages            int // of the whole batch
+		allocsOfDelivery int
+	}{
+		{"one event", 1, 1, 8, 8, 170},
+		{"32 events", 32, 1, 15, 28, 44},
+		{"256 events", 256, 1, 15, 95, 39},
+		{"32 events to 8 webhooks", 32, 8, 23, 58, 25},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := openAt(t, t.TempDir())
+			b := newBench(t, s)
+			var before []*store.Accept
+			batch := func() *store.Batch {
+				next := &store.Batch{Accepts: b.fanned(c.events, c.fanout)}
+				for _, a := range before {
+					next.Outcomes = append(next.Outcomes, b.outcomes(a)...)
+				}
+				before = next.Accepts
+				return next
+			}
+			apply := func(next *store.Batch) {
+				if err := s.Apply(t.Context(), next); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 3 { // prepares the statements
+				apply(batch())
+			}
+			statements, log := s.writer.executed, logSize(t, s)
+			apply(batch())
+			statements, log = s.writer.executed-statements, logSize(t, s)-log
+			pages := int(log / (pageSize + 24))
+
+			ready := make([]*store.Batch, 6) // one for AllocsPerRun to warm up with
+			for i := range ready {
+				ready[i] = batch()
+			}
+			i := 0
+			allocs := testing.AllocsPerRun(len(ready)-1, func() { apply(ready[i]); i++ }) / float64(c.events*c.fanout)
+			t.Logf("%d statements, %d pages of log, %.0f allocations per delivery", statements, pages, allocs)
+			if statements > c.statements {
+				t.Errorf("%d statements, want %d at most", statements, c.statements)
+			}
+			if pages > c.pages {
+				t.Errorf("%d pages written to the log, want %d at most", pages, c.pages)
+			}
+			if allocs > float64(c.allocsOfDelivery) {
+				t.Errorf("%.1f allocations per delivery, want %d at most", allocs, c.allocsOfDelivery)
+			}
+		})
+	}
+}
+
+// TestHeldDeliveriesWriteNoRow holds that the row of a delivery is written once
+// where nobody asks for it before its outcome.
+func TestHeldDeliveriesWriteNoRow(t *testing.T) {
+	s := openAt(t, t.TempDir())
+	b := newBench(t, s)
+	rows := func() (n int64) {
+		if err := s.writer.scan("SELECT count(*) FROM deliveries", func(r row) { n = r.int(0) }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	accepts := b.accepts(4)
+	if err := s.Apply(t.Context(), &store.Batch{Accepts: accepts}); err != nil {
+		t.Fatal(err)
+	}
+	if n := rows(); n != 0 {
+		t.Fatalf("%d rows before anything is to be said, want none", n)
+	}
+	if err := s.Apply(t.Context(), &store.Batch{Outcomes: b.outcomes(accepts[0])}); err != nil {
+		t.Fatal(err)
+	}
+	if n := rows(); n != 1 {
+		t.Fatalf("%d rows after an outcome, want its one", n)
+	}
+	page, err := s.Deliveries(t.Context(), store.DeliveryQuery{Tenant: b.tenant, Limit: 10})
+	if err != nil || len(page.Deliveries) != 4 {
+		t.Fatalf("somebody who asks sees %d deliveries, %v; want 4", len(page.Deliveries), err)
+	}
+	if s.held.any(b.tenant) || len(s.held.lanes)+len(s.held.events)+s.held.span+s.held.bytes != 0 {
+		t.Errorf("something is left of what was held: %+v", s.held)
+	}
+}
+
+// TestHeldIsBounded holds that a start after a crash never has to look through
+// more than a bounded number of events, however long something is held.
+func TestHeldIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	s := openAt(t, dir)
+	b := newBench(t, s)
+	stuck := b.accepts(1)
+	if err := s.Apply(t.Context(), &store.Batch{Accepts: stuck}); err != nil {
+		t.Fatal(err)
+	}
+	const size = 512
+	var before []*store.Accept
+	for n := 0; n < 2*heldSpan; n += size {
+		next := &store.Batch{Accepts: b.accepts(size)}
+		for _, a := range before {
+			next.Outcomes = append(next.Outcomes, b.outcomes(a)...)
+		}
+		if err := s.Apply(t.Context(), next); err != nil {
+			t.Fatal(err)
+		}
+		before = next.Accepts
+		if s.held.span > heldSpan {
+			t.Fatalf("%d deliveries stand behind the first without a row, want %d at most", s.held.span, heldSpan)
+		}
+	}
+	if r := s.held.lanes[gaugeKey{b.tenant, stuck[0].Events[0].Deliveries[0].Webhook}][stuck[0].Events[0].Deliveries[0].ID]; r != nil {
+		t.Error("the delivery that was held all the time has no row yet")
+	}
+	var from int64
+	if err := s.writer.scan("SELECT value FROM settings WHERE name = 'held_from'", func(r row) { from = r.int(0) }); err != nil {
+		t.Fatal(err)
+	}
+	if behind := s.held.last - from; behind > heldSpan+heldSpan/noteParts+size {
+		t.Errorf("a start would look through %d events", behind)
+	}
+}
+
+// TestPruneIsNotUndone holds that a start after a crash makes no rows of
+// deliveries that were deleted as history.
+func TestPruneIsNotUndone(t *testing.T) {
+	dir := t.TempDir()
+	s := openAt(t, dir)
+	b := newBench(t, s)
+	accepts := b.accepts(3)
+	if err := s.Apply(t.Context(), &store.Batch{Accepts: accepts}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Apply(t.Context(), &store.Batch{Outcomes: append(b.outcomes(accepts[0]), b.outcomes(accepts[1])...)}); err != nil {
+		t.Fatal(err)
+	}
+	later := time.Now().Add(time.Hour)
+	if _, err := s.Prune(t.Context(), store.PruneParams{Before: later, Now: later, Limit: 2}); err != nil { // the deliveries, not yet their events
+		t.Fatal(err)
+	}
+	next := t.TempDir()
+	copyFiles(t, dir, next)
+	again := openAt(t, next)
+	page, err := again.Deliveries(t.Context(), store.DeliveryQuery{Tenant: b.tenant, Limit: 10})
+	if err != nil || len(page.Deliveries) != 1 || page.Deliveries[0].Status != hook.StatusPending {
+		t.Fatalf("after the crash there are %+v, %v; want the one that waits", page, err)
+	}
+}
+
+// TestPlansOfManyRows holds that with 100,000 deliveries of 1,000 webhooks the
+// plans are the ones of TestPlans, whether the database knows its sizes or not.
+func TestPlansOfManyRows(t *testing.T) {
+	s := openAt(t, t.TempDir())
+	b := newBench(t, s)
+	fill(t, s, b, 100_000)
+	checkPlans(t, s)
+	if err := s.writer.run("ANALYZE"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.replaceWriter(t.Context()); err != nil { // so that the statements are planned anew
+		t.Fatal(err)
+	}
+	checkPlans(t, s)
+}
+
+// fill writes finished deliveries without going the way of an event, so that a
+// test of many takes seconds.
+func fill(t *testing.T, s *Store, b *bench, n int) {
+	t.Helper()
+	err := s.write(t.Context(), func(t *tx) error {
+		var tenant, webhook [16]byte
+		copy(tenant[:], b.tenant[:])
+		for i := range n {
+			binary.BigEndian.PutUint32(webhook[:], uint32(i%1000))
+			d, status, due := newID(), hook.StatusSuccess, any(nil)
+			switch i % 50 {
+			case 0:
+				status = hook.StatusFailed
+			case 1:
+				status, due = hook.StatusPending, int64(i)
+			}
+			_, err := t.exec(`INSERT INTO deliveries (tenant_id, id, webhook_id, event_id, event_type, status, attempts, try, trigger, era, due_at, created_at, expires_at)
+				VALUES (?, ?, ?, ?, 'a.b', ?, 1, 1, 'auto', 0, ?, ?, ?)`, tenant[:], d[:], webhook[:], d[:], int64(status), due, int64(i), int64(i))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// logSize is how large the log is by what was written to it.
+func logSize(t *testing.T, s *Store) int64 {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(s.dir, databaseFile+"-wal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// fanned makes n requests of an event with a delivery to each of some webhooks.
+func (b *bench) fanned(n, fanout int) []*store.Accept {
+	out := b.accepts(n)
+	for _, a := range out {
+		e := &a.Events[0]
+		e.Deliveries = e.Deliveries[:0]
+		for i := range fanout {
+			e.Deliveries = append(e.Deliveries, store.NewDelivery{ID: id.Delivery(newID()), Webhook: b.webhooks[i], Trigger: hook.TriggerAuto, Held: true})
+		}
+	}
+	return out
+}
+
+// outcomes are those of all deliveries of a request.
+func (b *bench) outcomes(a *store.Accept) []*store.Outcome {
+	var out []*store.Outcome
+	for i := range a.Events[0].Deliveries {
+		one := *a
+		one.Events = []store.NewEvent{a.Events[0]}
+		one.Events[0].Deliveries = a.Events[0].Deliveries[i : i+1]
+		out = append(out, b.outcome(&one))
+	}
+	return out
+}
