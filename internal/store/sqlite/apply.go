@@ -76,13 +76,13 @@ func newAcceptor(t *tx) *acceptor {
 	return &acceptor{
 		t:   t,
 		now: t.s.now(),
-		events: rowWriter{t: t, columns: 10,
+		events: t.write(rows{columns: 10,
 			head: "INSERT INTO events (n, tenant_id, id, type, ts, created_at, given_id, deliveries, body, held) VALUES ",
-			row:  "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"},
+			row:  "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"}),
 		deliveries: t.newDeliveries(),
-		keys: rowWriter{t: t, columns: 7,
+		keys: t.write(rows{columns: 7,
 			head: "INSERT OR REPLACE INTO event_keys (tenant_id, kind, key, hash, expires_at, event_id, answer) VALUES ",
-			row:  "(?, ?, ?, ?, ?, ?, ?)"},
+			row:  "(?, ?, ?, ?, ?, ?, ?)"}),
 		fresh: map[eventKey]*heldKey{},
 		own:   map[ownID]struct{}{},
 	}
@@ -91,9 +91,9 @@ func newAcceptor(t *tx) *acceptor {
 // newDeliveries writes rows of deliveries that wait: tenant, id, webhook, event,
 // given id, type, trigger, era, due, created, expires.
 func (t *tx) newDeliveries() rowWriter {
-	return rowWriter{t: t, columns: 11,
+	return t.write(rows{columns: 11,
 		head: "INSERT INTO deliveries (tenant_id, id, webhook_id, event_id, given_id, event_type, trigger, era, due_at, created_at, expires_at, status, attempts, try) VALUES ",
-		row:  "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0)"}
+		row:  "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0)"})
 }
 
 func (a *acceptor) flush() error {

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/plinqx/hypha/internal/id"
@@ -154,9 +153,9 @@ func (c *counter) add(other *counter) {
 
 // flushCounts writes the gauges and counters that the transaction changed.
 func (t *tx) flushCounts() error {
-	gauges := rowWriter{t: t, head: "INSERT INTO gauges (tenant_id, webhook_id, pending, failed, total) VALUES ",
+	gauges := t.write(rows{head: "INSERT INTO gauges (tenant_id, webhook_id, pending, failed, total) VALUES ",
 		row: "(?, ?, ?, ?, ?)", columns: 5,
-		tail: " ON CONFLICT DO UPDATE SET pending = excluded.pending, failed = excluded.failed, total = excluded.total"}
+		tail: " ON CONFLICT DO UPDATE SET pending = excluded.pending, failed = excluded.failed, total = excluded.total"})
 	for key, g := range t.gauges {
 		if err := gauges.add(key.tenant[:], key.webhook[:], g.pending, g.failed, g.total); err != nil {
 			return err
@@ -168,9 +167,9 @@ func (t *tx) flushCounts() error {
 	if err := t.mergeCounts(); err != nil {
 		return err
 	}
-	counters := rowWriter{t: t, head: "INSERT INTO counters (tenant_id, webhook_id, level, bucket, succeeded, failed, latency) VALUES ",
+	counters := t.write(rows{head: "INSERT INTO counters (tenant_id, webhook_id, level, bucket, succeeded, failed, latency) VALUES ",
 		row: "(?, ?, ?, ?, ?, ?, ?)", columns: 7,
-		tail: " ON CONFLICT DO UPDATE SET succeeded = excluded.succeeded, failed = excluded.failed, latency = excluded.latency"}
+		tail: " ON CONFLICT DO UPDATE SET succeeded = excluded.succeeded, failed = excluded.failed, latency = excluded.latency"})
 	for key, c := range t.counters {
 		latency, err := c.latency.AppendBinary(nil)
 		if err != nil {
@@ -258,55 +257,4 @@ func (s *Store) keepCounts(t *tx) {
 func (s *Store) forgetCounts() {
 	clear(s.gauges)
 	clear(s.counters)
-}
-
-// rowWriter writes rows with as few statements as there are prepared sizes for.
-type rowWriter struct {
-	t       *tx
-	head    string
-	row     string
-	tail    string
-	columns int
-	args    []any
-}
-
-// chunkSizes are the numbers of rows that have a statement, largest first: few
-// statements to keep, and nearly all rows in large ones when there are many.
-var chunkSizes = [...]int{64, 8, 1}
-
-func (w *rowWriter) add(args ...any) error {
-	w.args = append(w.args, args...)
-	if len(w.args) < chunkSizes[0]*w.columns {
-		return nil
-	}
-	return w.flush()
-}
-
-func (w *rowWriter) flush() error {
-	for _, size := range chunkSizes {
-		for n := size * w.columns; len(w.args) >= n; {
-			if _, err := w.t.exec(w.text(size), w.args[:n]...); err != nil {
-				return err
-			}
-			w.args = w.args[n:]
-		}
-	}
-	w.args = w.args[:0]
-	return nil
-}
-
-func (w *rowWriter) text(rows int) string {
-	key := chunkKey{w.head, rows}
-	text, ok := w.t.s.texts[key]
-	if !ok {
-		text = w.head + w.row + strings.Repeat(", "+w.row, rows-1) + w.tail
-		w.t.s.texts[key] = text
-	}
-	return text
-}
-
-// chunkKey names the text of a statement for so many rows.
-type chunkKey struct {
-	head string
-	rows int
 }

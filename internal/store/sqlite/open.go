@@ -59,6 +59,7 @@ type Store struct {
 	gauges   map[gaugeKey]gauge
 	counters map[counterKey]*counter
 	texts    map[chunkKey]string
+	rowArgs  map[string][]any // room for the arguments of rows, by their head
 	held     *held
 	era      int64
 	pass     prunePass
@@ -115,6 +116,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		gauges:   map[gaugeKey]gauge{},
 		counters: map[counterKey]*counter{},
 		texts:    map[chunkKey]string{},
+		rowArgs:  map[string][]any{},
 		held:     newHeld(),
 		readers:  make(chan *conn, readerCount),
 	}

@@ -26,11 +26,11 @@ const (
 // statement.
 func (t *tx) outcomes(all []*store.Outcome) error {
 	w := outcomeWriter{t: t,
-		rows: rowWriter{t: t, columns: 23, head: "INSERT INTO deliveries (tenant_id, id, webhook_id, event_id, given_id, event_type, " +
+		rows: t.write(rows{columns: 23, head: "INSERT INTO deliveries (tenant_id, id, webhook_id, event_id, given_id, event_type, " +
 			"status, attempts, try, due_at, completed_at, trigger, era, created_at, expires_at, " +
 			"last_at, last_status, last_us, last_kind, last_message, fail_kind, fail_message, detail) VALUES ",
-			row: "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"},
-		attempts: rowWriter{t: t, columns: 4, head: "INSERT OR REPLACE INTO attempts (tenant_id, delivery_id, number, data) VALUES ", row: "(?, ?, ?, ?)"},
+			row: "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"}),
+		attempts: t.write(rows{columns: 4, head: "INSERT OR REPLACE INTO attempts (tenant_id, delivery_id, number, data) VALUES ", row: "(?, ?, ?, ?)"}),
 	}
 	var others []*store.Outcome
 	for _, o := range all {
