@@ -9,13 +9,13 @@ import (
 
 // fair is the queue for slots: tenants take turns, and so do the lanes of each.
 type fair struct {
-	turns   []*tenantTurn
+	turns   queue[*tenantTurn]
 	tenants map[id.Tenant]*tenantTurn
 }
 
 type tenantTurn struct {
 	tenant   id.Tenant
-	lanes    []*laneState
+	lanes    queue[*laneState]
 	inFlight int
 	waiting  bool // stands in turns
 }
@@ -38,30 +38,22 @@ func (f *fair) push(l *laneState) {
 	}
 	l.queued = true
 	turn := f.tenant(l.Tenant)
-	turn.lanes = append(turn.lanes, l)
+	turn.lanes.push(l)
 	if !turn.waiting {
 		turn.waiting = true
-		f.turns = append(f.turns, turn)
+		f.turns.push(turn)
 	}
 }
 
 // pop takes the tenant whose turn it is out of the queue.
 func (f *fair) pop() *tenantTurn {
-	turn := f.turns[0]
-	f.turns[0] = nil
-	if f.turns = f.turns[1:]; len(f.turns) == 0 {
-		f.turns = nil
-	}
+	turn := f.turns.pop()
 	turn.waiting = false
 	return turn
 }
 
 func (t *tenantTurn) pop() *laneState {
-	l := t.lanes[0]
-	t.lanes[0] = nil
-	if t.lanes = t.lanes[1:]; len(t.lanes) == 0 {
-		t.lanes = nil
-	}
+	l := t.lanes.pop()
 	l.queued = false
 	return l
 }
@@ -71,9 +63,9 @@ func (t *tenantTurn) pop() *laneState {
 func (f *fair) requeue(t *tenantTurn) {
 	switch {
 	case t.waiting:
-	case len(t.lanes) > 0:
+	case t.lanes.len() > 0:
 		t.waiting = true
-		f.turns = append(f.turns, t)
+		f.turns.push(t)
 	case t.inFlight == 0:
 		delete(f.tenants, t.tenant)
 	}
@@ -83,7 +75,7 @@ func (f *fair) requeue(t *tenantTurn) {
 // tenant may take half of the slots that the others leave, a lane a quarter of
 // its tenant's. d.mu is held.
 func (d *Dispatcher) pump() {
-	for passed := 0; passed < len(d.fair.turns); {
+	for passed := 0; passed < d.fair.turns.len(); {
 		// An outcome keeps its slot until it is on disk, so that a crash can
 		// double no more deliveries than there are slots.
 		free := d.o.Slots - d.inFlight - d.o.Committer.Unrecorded()
@@ -105,7 +97,7 @@ func (d *Dispatcher) pump() {
 // that can't send leave the queue: what happens to them next brings them back.
 func (d *Dispatcher) startOne(turn *tenantTurn, share int) bool {
 	now := d.now()
-	for range len(turn.lanes) {
+	for range turn.lanes.len() {
 		l := turn.pop()
 		it := l.Next(now, share)
 		if it == nil {
@@ -165,4 +157,31 @@ func (h *wakeHeap) set(l *laneState, at time.Time) {
 	case !at.Equal(was):
 		heap.Fix(h, l.wakeIndex)
 	}
+}
+
+// queue is first in, first out, and keeps its room while it is in use.
+type queue[T any] struct {
+	items []T
+	head  int
+}
+
+func (q *queue[T]) len() int { return len(q.items) - q.head }
+
+func (q *queue[T]) push(v T) { q.items = append(q.items, v) }
+
+// pop takes the first of a queue that has one.
+func (q *queue[T]) pop() T {
+	var none T
+	v := q.items[q.head]
+	q.items[q.head] = none
+	q.head++
+	switch {
+	case q.len() == 0:
+		q.items, q.head = q.items[:0], 0
+	case q.head > 64 && q.head > q.len():
+		n := copy(q.items, q.items[q.head:])
+		clear(q.items[n:])
+		q.items, q.head = q.items[:n], 0
+	}
+	return v
 }
