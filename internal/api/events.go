@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -109,7 +110,8 @@ func appendResult(b []byte, r *store.AcceptResult) []byte {
 	b = append(b, r.Type...)
 	b = append(b, `","timestamp":"`...)
 	b = r.Timestamp.UTC().AppendFormat(b, ingest.TimeFormat)
-	b = fmt.Appendf(b, `","deliveries":%d`, r.Deliveries)
+	b = append(b, `","deliveries":`...)
+	b = strconv.AppendInt(b, int64(r.Deliveries), 10)
 	if r.Duplicate {
 		b = append(b, `,"duplicate":true`...)
 	}
