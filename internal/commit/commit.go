@@ -6,14 +6,17 @@
 // It promises:
 //
 //   - An accept's callers hear of it after the sync, in the order of commits.
-//   - What is settled (handed over to the lanes, recorded) is settled by the
+//   - What was written is settled (handed over to the lanes, recorded) by the
 //     committer's own goroutine before it touches the store again. So a function
 //     given to Do sees a store and lanes that agree.
 //   - An outcome is never dropped while the store can't be written: it waits and
 //     is tried again. It needs no sync of its own, since losing it costs one
 //     duplicate at most: it rides with the next accept, or goes after
 //     OutcomeDelay.
-//   - What waits is bounded. An accept over the bound is refused at once.
+//   - What waits is bounded, in memory and in time. An accept that would have to
+//     wait too long is refused at once, and while the store hangs all are.
+//   - Tenants take turns, each with as much as another: one that publishes more
+//     than can be written waits, and is refused, by itself.
 //
 // It must not know what a lane is, nor how a store works.
 package commit
@@ -45,6 +48,13 @@ type Options struct {
 	// MaxWaitingRows and MaxWaitingBytes bound the accepts that wait; default
 	// 40,000 and 64 MiB. One tenant may take half of them.
 	MaxWaitingRows, MaxWaitingBytes int
+	// MaxWait is how long an accept may expect to wait until its transaction
+	// begins; default 400 ms. One that would wait longer is refused; the first
+	// one that a tenant has waiting is let in for twice that, since it is not to
+	// blame. A transaction is made as large as is written in a quarter of it. A
+	// store whose every transaction takes longer than MaxWait sets the measure
+	// itself, for that is no queue's fault.
+	MaxWait time.Duration
 	// OutcomeDelay is the longest that an outcome waits for an accept to ride
 	// with; default 100 ms. FlushOutcomes is how many don't wait; default 256.
 	OutcomeDelay  time.Duration
@@ -53,6 +63,35 @@ type Options struct {
 	Recorded func([]*store.Outcome)
 	// Committed is told of every batch, for the metrics.
 	Committed func(accepts, outcomes int, took time.Duration, err error)
+	// Refused is told why accepts were refused, for the metrics.
+	Refused func(why Reason, n int)
+}
+
+// Reason is why an accept was refused.
+type Reason string
+
+// The reasons.
+const (
+	// QueueFull: as many wait as there is memory for.
+	QueueFull Reason = "queue_full"
+	// Overloaded: it would have waited too long, or has.
+	Overloaded Reason = "overloaded"
+	// TenantShare: likewise, and its tenant has more waiting than the others, or
+	// half of what may wait.
+	TenantShare Reason = "tenant_share"
+	// Stalled: the store has been writing the same transaction for too long.
+	Stalled Reason = "stalled"
+	// StoreDown: the store could not write.
+	StoreDown Reason = "store"
+	// TenantBacklog: the tenant has as many unfinished deliveries as it may.
+	TenantBacklog Reason = "tenant_backlog"
+	// Draining: the server is shutting down.
+	Draining Reason = "draining"
+)
+
+// Reasons are all that there are.
+func Reasons() []Reason {
+	return []Reason{QueueFull, Overloaded, TenantShare, Stalled, StoreDown, TenantBacklog, Draining}
 }
 
 // Committer is safe for concurrent use. It works between Start and Close.
@@ -60,31 +99,33 @@ type Committer struct {
 	o    Options
 	done chan struct{}
 	wake chan struct{} // holds one: something changed
+	wg   sync.WaitGroup
+	// alarm goes off when a transaction takes too long.
+	alarm *time.Timer
+	// Of the committer's goroutine: room that it uses again and again.
+	taken, tooLate []*accept
+	batch          []*store.Accept
 
 	mu        sync.Mutex
 	closed    bool
 	abandoned bool // closed, and out of time
-	accepts   []*accept
+	line      line // accepts
 	outcomes  []*store.Outcome
 	oldest    time.Time // of outcomes
 	funcs     []func(context.Context)
-	rows      int // of accepts
-	bytes     int
-	tenants   map[id.Tenant]load // of accepts, by tenant
+	pace      pace
+	// at is since when the committer has been at what it does now, weight how
+	// much of that is to be written, and ends when that is expected to be over.
+	// At is zero when it does nothing.
+	at, ends time.Time
+	weight   int
+	failed   bool // what it did last
+	// worked is when it last ended with something.
+	worked time.Time
 	// writing counts the outcomes of the batch that is being written.
 	writing int
 	// holdOff is until when outcomes alone are not tried again, after a failure.
 	holdOff time.Time
-}
-
-// load is how much waits.
-type load struct{ rows, bytes int }
-
-type accept struct {
-	*store.Accept
-	rows, bytes int
-	settle      func(committed bool)
-	done        chan error
 }
 
 // New makes a committer that has not started.
@@ -96,6 +137,7 @@ func New(o Options) *Committer {
 	orDefault(&o.MaxBatchBytes, 16<<20)
 	orDefault(&o.MaxWaitingRows, 40_000)
 	orDefault(&o.MaxWaitingBytes, 64<<20)
+	orDefault(&o.MaxWait, 400*time.Millisecond)
 	orDefault(&o.OutcomeDelay, 100*time.Millisecond)
 	orDefault(&o.FlushOutcomes, 256)
 	if o.Recorded == nil {
@@ -104,7 +146,12 @@ func New(o Options) *Committer {
 	if o.Committed == nil {
 		o.Committed = func(int, int, time.Duration, error) {}
 	}
-	return &Committer{o: o, done: make(chan struct{}), wake: make(chan struct{}, 1), tenants: make(map[id.Tenant]load)}
+	if o.Refused == nil {
+		o.Refused = func(Reason, int) {}
+	}
+	c := &Committer{o: o, done: make(chan struct{}), wake: make(chan struct{}, 1), alarm: time.NewTimer(idle), line: newLine(), pace: newPace()}
+	c.alarm.Stop()
+	return c
 }
 
 func orDefault[T comparable](v *T, fallback T) {
@@ -115,7 +162,10 @@ func orDefault[T comparable](v *T, fallback T) {
 }
 
 // Start begins to commit. It returns at once; Close ends it.
-func (c *Committer) Start() { go c.run() }
+func (c *Committer) Start() {
+	c.wg.Go(c.run)
+	c.wg.Go(c.watch)
+}
 
 // Close refuses further accepts, writes all that waits, and ends the committer.
 // When ctx ends first, what could not be written by then is left: accepts are
@@ -126,6 +176,7 @@ func (c *Committer) Close(ctx context.Context) error {
 	c.closed = true
 	c.mu.Unlock()
 	c.kick()
+	defer c.wg.Wait()
 	select {
 	case <-c.done:
 		return nil
@@ -135,21 +186,26 @@ func (c *Committer) Close(ctx context.Context) error {
 	c.abandoned = true
 	c.mu.Unlock()
 	c.kick()
-	<-c.done
 	return ctx.Err()
 }
 
+// Admit says at once what Accept would say at the door to an event of a tenant:
+// nil if it may come in. It is for a caller that has not made its accept yet,
+// and spares it the work.
+func (c *Committer) Admit(tenant id.Tenant) error {
+	c.mu.Lock()
+	why := c.judge(tenant, load{rows: 1}, time.Now())
+	c.mu.Unlock()
+	return c.refusal(why)
+}
+
 // Accept writes an accept and returns when it is on disk: nil, the accept's own
-// error, or why nothing could be written. Settle is called exactly once, by the
-// committer and before Accept returns, with whether it was written; unless the
-// accept was refused at the door, when Accept calls it itself. When ctx ends
-// first Accept returns its error, and the accept may be written all the same.
+// error, or why nothing could be written. Settle is called exactly once and
+// before Accept returns, with whether it was written: by the committer if it
+// was, and by whoever refuses it if it was not. When ctx ends first Accept
+// returns its error, and the accept may be written all the same.
 func (c *Committer) Accept(ctx context.Context, a *store.Accept, settle func(committed bool)) error {
-	it := &accept{Accept: a, settle: settle, done: make(chan error, 1)}
-	for i := range a.Events {
-		it.rows += 1 + len(a.Events[i].Deliveries)
-		it.bytes += len(a.Events[i].Body)
-	}
+	it := &accept{Accept: a, load: loadOf(a), at: time.Now(), settle: settle, done: make(chan error, 1)}
 	if err := c.enqueue(it); err != nil {
 		settle(false)
 		return err
@@ -164,26 +220,92 @@ func (c *Committer) Accept(ctx context.Context, a *store.Accept, settle func(com
 
 func (c *Committer) enqueue(it *accept) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return shuttingDown()
+	why := c.judge(it.Tenant, it.load, it.at)
+	if why == "" {
+		c.line.push(it)
+		c.kick()
 	}
-	if len(c.accepts) > 0 {
-		if c.rows+it.rows > c.o.MaxWaitingRows || c.bytes+it.bytes > c.o.MaxWaitingBytes {
-			return hook.Unavailable(time.Second, nil, "More events are arriving than can be stored; try again")
-		}
-		mine := c.tenants[it.Tenant]
-		if mine.rows > 0 && (mine.rows+it.rows > c.o.MaxWaitingRows/2 || mine.bytes+it.bytes > c.o.MaxWaitingBytes/2) {
-			return &hook.Error{Code: hook.CodeRateLimited, RetryAfter: time.Second, Message: "This tenant is publishing more events than can be stored; try again"}
-		}
+	c.mu.Unlock()
+	return c.refusal(why)
+}
+
+// judge says why an accept is refused, "" if it is not. c.mu is held.
+func (c *Committer) judge(tenant id.Tenant, l load, now time.Time) Reason {
+	switch {
+	case c.closed:
+		return Draining
+	case c.stalled(now):
+		return Stalled
+	case c.line.empty():
+		return "" // whatever it is: nothing is written before it but what is being written
+	case c.line.rows+l.rows > c.o.MaxWaitingRows || c.line.bytes+l.bytes > c.o.MaxWaitingBytes:
+		return QueueFull
 	}
-	c.accepts = append(c.accepts, it)
-	c.rows += it.rows
-	c.bytes += it.bytes
-	mine := c.tenants[it.Tenant]
-	c.tenants[it.Tenant] = load{mine.rows + it.rows, mine.bytes + it.bytes}
-	c.kick()
-	return nil
+	tenants, own := len(c.line.tenants), 0
+	most := max(c.o.MaxWait, c.pace.fixed)
+	if q := c.line.tenants[tenant]; q != nil {
+		if q.rows+l.rows > c.o.MaxWaitingRows/2 || q.bytes+l.bytes > c.o.MaxWaitingBytes/2 {
+			return TenantShare
+		}
+		own = q.weight()
+	} else {
+		tenants++
+		most *= 2
+	}
+	// Tenants take turns: nobody has more before this than its own tenant has,
+	// and a turn.
+	ahead := min(c.line.weight(), tenants*(own+quantum)) + len(c.outcomes)
+	if c.wait(ahead, now) <= most {
+		return ""
+	}
+	if tenants > 1 && own*tenants > c.line.weight() {
+		return TenantShare
+	}
+	return Overloaded
+}
+
+// wait is how long it is expected to take until what comes after so much weight
+// is begun. c.mu is held.
+func (c *Committer) wait(ahead int, now time.Time) time.Duration {
+	wait := max(0, c.ends.Sub(now))
+	if c.at.IsZero() {
+		wait = 0
+	}
+	return wait + time.Duration(ahead/c.room())*c.pace.fixed + time.Duration(ahead)*c.pace.each
+}
+
+// room is the weight of one transaction. c.mu is held.
+func (c *Committer) room() int { return c.pace.room(c.o.MaxWait / 4) }
+
+// stalled reports whether the store does not end a transaction. c.mu is held.
+func (c *Committer) stalled(now time.Time) bool {
+	return !c.at.IsZero() && now.Sub(c.at) >= c.patience()
+}
+
+// patience is how long a transaction may take, and an accept may wait: twice
+// what it was to expect. c.mu is held.
+func (c *Committer) patience() time.Duration { return 2 * max(c.o.MaxWait, c.pace.fixed) }
+
+// refusal is what a refused accept is told, nil for none.
+func (c *Committer) refusal(why Reason) error {
+	if why == "" {
+		return nil
+	}
+	c.o.Refused(why, 1)
+	return refused(why)
+}
+
+func refused(why Reason) error {
+	switch why {
+	case TenantShare:
+		return &hook.Error{Code: hook.CodeRateLimited, RetryAfter: time.Second, Message: "This tenant is publishing more events than can be stored; try again"}
+	case Stalled:
+		return hook.Unavailable(2*time.Second, nil, "The store takes too long to write; try again")
+	case Draining:
+		return hook.Unavailable(5*time.Second, nil, "The server is shutting down; try again")
+	default:
+		return hook.Unavailable(time.Second, nil, "More events are arriving than can be stored; try again")
+	}
 }
 
 // Record writes an outcome soon. It does not wait.
@@ -199,6 +321,36 @@ func (c *Committer) Record(o *store.Outcome) {
 	}
 }
 
+// Gauge is the state of the committer in numbers, for the metrics.
+type Gauge struct {
+	// Waiting accepts' rows and bodies, and of how many tenants they are.
+	Rows, Bytes, Tenants int
+	Unrecorded           int
+	// Wait is how long the next accept of a tenant that has none waiting is
+	// expected to wait until its transaction begins.
+	Wait time.Duration
+}
+
+// Gauge tells how much waits now.
+func (c *Committer) Gauge() Gauge {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g := Gauge{Rows: c.line.rows, Bytes: c.line.bytes, Tenants: len(c.line.tenants), Unrecorded: len(c.outcomes) + c.writing}
+	now := time.Now()
+	g.Wait = c.wait(min(c.line.weight(), g.Tenants*quantum)+len(c.outcomes), now)
+	if !c.at.IsZero() && now.After(c.ends) {
+		g.Wait += now.Sub(c.ends) // it takes longer than expected: nobody knows how much
+	}
+	return g
+}
+
+// Idle reports whether nothing has been written for a time.
+func (c *Committer) Idle(since time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at.IsZero() && c.line.empty() && time.Since(c.worked) >= since
+}
+
 // Unrecorded is how many outcomes are not on disk yet.
 func (c *Committer) Unrecorded() int {
 	c.mu.Lock()
@@ -206,9 +358,10 @@ func (c *Committer) Unrecorded() int {
 	return len(c.outcomes) + c.writing
 }
 
-// Do runs f in the committer's goroutine, after all that was committed before
-// is settled and before anything else is committed. It does not wait. After
-// Close it is not run.
+// Do runs f in the committer's goroutine, where all that was committed is
+// settled, and nothing is committed while it runs. Functions run in the order in
+// which they came, before what waits to be written, unless they take so long
+// that it is its turn. It does not wait. After Close it is not run.
 func (c *Committer) Do(f func(ctx context.Context)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -228,14 +381,15 @@ func (c *Committer) kick() {
 
 func (c *Committer) run() {
 	defer close(c.done)
+	defer c.alarm.Stop()
 	// What was taken in is written whatever becomes of whoever asked for it.
 	ctx := context.Background()
-	timer := time.NewTimer(time.Hour)
+	timer := time.NewTimer(idle)
 	defer timer.Stop()
 	for {
 		w, wait := c.take()
 		if wait < 0 {
-			c.refuse()
+			c.refuseAll(Draining)
 			return
 		}
 		if w.empty() {
@@ -246,35 +400,79 @@ func (c *Committer) run() {
 			}
 			continue
 		}
-		for _, f := range w.funcs {
-			f(ctx)
+		if len(w.late) > 0 {
+			c.o.Refused(Overloaded, len(w.late))
+			c.settleAccepts(w.late, refused(Overloaded))
+			clear(w.late)
 		}
+		c.call(ctx, w.funcs)
 		if len(w.accepts) > 0 || len(w.outcomes) > 0 {
 			c.write(ctx, w)
+		}
+		clear(w.accepts)
+	}
+}
+
+// callTime is how long functions may keep what waits to be written waiting.
+const callTime = 50 * time.Millisecond
+
+// call runs functions. Those that are not reached in time stay for the next
+// round.
+func (c *Committer) call(ctx context.Context, funcs []func(context.Context)) {
+	if len(funcs) == 0 {
+		return
+	}
+	began := time.Now()
+	for i, f := range funcs {
+		f(ctx)
+		if i+1 < len(funcs) && time.Since(began) > callTime {
+			c.mu.Lock()
+			c.funcs = slices.Concat(funcs[i+1:], c.funcs)
+			c.mu.Unlock()
+			return
 		}
 	}
 }
 
-// refuse answers the accepts that there was no time to write.
-func (c *Committer) refuse() {
-	c.mu.Lock()
-	left := c.accepts
-	c.accepts = nil
-	c.mu.Unlock()
-	c.settleAccepts(left, shuttingDown())
+// watch refuses what waits when a transaction takes too long: nobody knows when
+// it will end, and what waits has not been written.
+func (c *Committer) watch() {
+	for {
+		select {
+		case <-c.done:
+			return
+		case <-c.alarm.C:
+			c.mu.Lock()
+			stalled := c.stalled(time.Now())
+			c.mu.Unlock()
+			if stalled {
+				c.refuseAll(Stalled)
+			}
+		}
+	}
 }
 
-func shuttingDown() error {
-	return hook.Unavailable(5*time.Second, nil, "The server is shutting down; try again")
+// refuseAll answers the accepts that wait.
+func (c *Committer) refuseAll(why Reason) {
+	c.mu.Lock()
+	left := c.line.all(nil)
+	c.mu.Unlock()
+	if len(left) > 0 {
+		c.o.Refused(why, len(left))
+		c.settleAccepts(left, refused(why))
+	}
 }
 
 type work struct {
 	accepts  []*accept
+	late     []*accept // to be refused
 	outcomes []*store.Outcome
 	funcs    []func(context.Context)
 }
 
-func (w *work) empty() bool { return len(w.accepts)+len(w.outcomes)+len(w.funcs) == 0 }
+func (w *work) empty() bool {
+	return len(w.accepts)+len(w.late)+len(w.outcomes)+len(w.funcs) == 0
+}
 
 // idle is how long the committer sleeps at most when nothing is due.
 const idle = time.Hour
@@ -287,32 +485,27 @@ func (c *Committer) take() (w work, wait time.Duration) {
 	if c.abandoned {
 		return w, -1
 	}
+	now := time.Now()
+	c.ended(now)
+	defer func() {
+		if wait >= 0 && !w.empty() {
+			c.begin(now, &w)
+		}
+	}()
 	w.funcs, c.funcs = c.funcs, nil
-	rows, size, n := 0, 0, 0
-	for ; n < len(c.accepts); n++ {
-		a := c.accepts[n]
-		if n > 0 && (rows+a.rows > c.o.MaxBatchRows || size+a.bytes > c.o.MaxBatchBytes) {
-			break
+	var rows int
+	if !c.line.empty() {
+		most, weight := load{c.o.MaxBatchRows, c.o.MaxBatchBytes}, c.room()
+		if c.line.weight() > weight {
+			w.late = c.line.late(now.Add(-c.patience()), c.tooLate[:0])
+			c.tooLate = w.late
 		}
-		rows += a.rows
-		size += a.bytes
-		left := c.tenants[a.Tenant]
-		left.rows -= a.rows
-		left.bytes -= a.bytes
-		if c.tenants[a.Tenant] = left; left.rows == 0 {
-			delete(c.tenants, a.Tenant)
-		}
+		var taken load
+		w.accepts, taken = c.line.batch(most, weight, c.taken[:0])
+		c.taken, rows, c.weight = w.accepts, taken.rows, taken.weight()
 	}
-	w.accepts = c.accepts[:n:n]
-	c.accepts = c.accepts[n:]
-	if len(c.accepts) == 0 {
-		c.accepts = nil
-	}
-	c.rows -= rows
-	c.bytes -= size
 
 	if len(c.outcomes) > 0 {
-		now := time.Now()
 		due := c.oldest.Add(c.o.OutcomeDelay)
 		if len(c.outcomes) >= c.o.FlushOutcomes || c.closed {
 			due = now
@@ -320,13 +513,14 @@ func (c *Committer) take() (w work, wait time.Duration) {
 		if due.Before(c.holdOff) {
 			due = c.holdOff
 		}
-		if n > 0 || !due.After(now) {
+		if len(w.accepts) > 0 || !due.After(now) {
 			take := min(len(c.outcomes), max(1, c.o.MaxBatchRows-rows))
 			w.outcomes = c.outcomes[:take:take]
 			if c.outcomes = c.outcomes[take:]; len(c.outcomes) == 0 {
 				c.outcomes = nil
 			}
 			c.writing = take
+			c.weight += take
 		} else {
 			return w, due.Sub(now)
 		}
@@ -337,6 +531,31 @@ func (c *Committer) take() (w work, wait time.Duration) {
 	return w, idle
 }
 
+// begin notes what the committer is about to do. c.mu is held.
+func (c *Committer) begin(now time.Time, w *work) {
+	c.at, c.ends = now, now
+	if len(w.accepts)+len(w.outcomes) > 0 {
+		c.ends = now.Add(c.pace.expect(c.weight))
+	}
+	c.alarm.Reset(c.patience())
+}
+
+// maxLearned is the most that a transaction teaches: a disk that hangs for once
+// is not always as slow.
+const maxLearned = 2 * time.Second
+
+// ended takes account of what the committer did. c.mu is held.
+func (c *Committer) ended(now time.Time) {
+	if c.at.IsZero() {
+		return
+	}
+	if c.weight > 0 && !c.failed {
+		c.pace.learn(c.weight, min(now.Sub(c.at), maxLearned))
+	}
+	c.at, c.weight, c.failed, c.worked = time.Time{}, 0, false, now
+	c.alarm.Stop()
+}
+
 func (c *Committer) write(ctx context.Context, w work) {
 	err := c.apply(ctx, w.accepts, w.outcomes)
 	if err != nil && hook.CodeOf(err) != hook.CodeUnavailable && len(w.accepts)+len(w.outcomes) > 1 {
@@ -345,7 +564,7 @@ func (c *Committer) write(ctx context.Context, w work) {
 		c.o.Logger.Error("a batch could not be written; writing its parts one by one", "err", err, "accepts", len(w.accepts), "outcomes", len(w.outcomes))
 		for i := range w.accepts {
 			one := w.accepts[i : i+1]
-			c.settleAccepts(one, c.apply(ctx, one, nil))
+			c.written(one, c.apply(ctx, one, nil))
 		}
 		for i := range w.outcomes {
 			one := w.outcomes[i : i+1]
@@ -353,29 +572,52 @@ func (c *Committer) write(ctx context.Context, w work) {
 		}
 		return
 	}
-	c.settleAccepts(w.accepts, err)
+	c.written(w.accepts, err)
 	c.settleOutcomes(w.outcomes, err)
 }
 
 func (c *Committer) apply(ctx context.Context, accepts []*accept, outcomes []*store.Outcome) error {
-	b := store.Batch{Outcomes: outcomes, Accepts: make([]*store.Accept, len(accepts))}
-	for i, a := range accepts {
-		b.Accepts[i] = a.Accept
+	b := store.Batch{Outcomes: outcomes, Accepts: c.batch[:0]}
+	for _, a := range accepts {
+		b.Accepts = append(b.Accepts, a.Accept)
 	}
 	start := time.Now()
 	err := c.o.Store.Apply(ctx, &b)
 	c.o.Committed(len(accepts), len(outcomes), time.Since(start), err)
+	clear(b.Accepts)
+	c.batch = b.Accepts
+	if err != nil {
+		c.mu.Lock()
+		c.failed = true
+		c.mu.Unlock()
+	}
 	return err
 }
 
-func (c *Committer) settleAccepts(accepts []*accept, err error) {
+// written settles accepts that the store was given.
+func (c *Committer) written(accepts []*accept, err error) {
+	if err != nil {
+		if hook.CodeOf(err) == hook.CodeUnavailable && len(accepts) > 0 {
+			c.o.Refused(StoreDown, len(accepts))
+		}
+		c.settleAccepts(accepts, err)
+		return
+	}
 	for _, a := range accepts {
-		own := err
-		if own == nil {
-			own = a.Err
+		own := a.Err
+		if own != nil && hook.CodeOf(own) == hook.CodeRateLimited {
+			c.o.Refused(TenantBacklog, 1)
 		}
 		a.settle(own == nil)
 		a.done <- own
+	}
+}
+
+// settleAccepts answers accepts of which nothing was written.
+func (c *Committer) settleAccepts(accepts []*accept, err error) {
+	for _, a := range accepts {
+		a.settle(false)
+		a.done <- err
 	}
 }
 
