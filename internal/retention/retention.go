@@ -1,6 +1,9 @@
 // Package retention keeps the history within its bounds: it deletes what is
-// older than an age, and then the oldest of what is larger than a size, a little
-// at a time, so that nobody waits for it. What is unfinished is never touched.
+// older than an age, and then the oldest of what is larger than a size. What is
+// unfinished is never touched.
+//
+// It promises to leave the store to others: a deletion takes about 10 ms, and
+// while others write, at most a tenth of the time goes into deleting.
 package retention
 
 import (
@@ -31,14 +34,29 @@ type Options struct {
 	MaxBytes int64         // default 10 GiB
 	Now      func() time.Time
 	Logger   *slog.Logger
+	// Turn runs f when nobody else writes to the store, and waits for it; else its
+	// error says why f was not run, or not to its end. What a chunk takes is told
+	// apart from the wait for it by that. Default: f is run at once.
+	Turn func(ctx context.Context, f func(context.Context)) error
+	// Idle reports whether nobody else is using the store. Default: somebody is.
+	Idle func() bool
 }
 
-// How it goes about it: every interval it looks, and deletes chunk by chunk
-// with a rest between two, so that most of the store's time is for others.
+// How it goes about it: every interval it looks, and deletes chunk by chunk.
+// Whoever writes meanwhile waits for the chunk, so its size follows the time
+// that chunks take; and after each it rests as many times as long as that took.
 const (
 	interval = time.Minute
-	chunk    = 1000
-	rest     = 20 * time.Millisecond
+	// The rows of each kind that a chunk deletes: at first, and the bounds.
+	firstChunk = 100
+	minChunk   = 20
+	maxChunk   = 1000
+	// target is how long a chunk may take.
+	target = 10 * time.Millisecond
+	// The rest after a chunk, in times of what that took.
+	restBusy = 9
+	restIdle = 1
+	maxRest  = 30 * time.Second
 	// minAge is what is kept however large the history is.
 	minAge = time.Hour
 )
@@ -49,6 +67,8 @@ type Retention struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	// chunk is how many rows are deleted at a time. Enforce has it for itself.
+	chunk int
 }
 
 // New makes a Retention that has not started.
@@ -59,7 +79,13 @@ func New(o Options) *Retention {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
-	r := &Retention{o: o}
+	if o.Turn == nil {
+		o.Turn = func(ctx context.Context, f func(context.Context)) error { f(ctx); return nil }
+	}
+	if o.Idle == nil {
+		o.Idle = func() bool { return false }
+	}
+	r := &Retention{o: o, chunk: firstChunk}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -81,7 +107,8 @@ func (r *Retention) Stop() {
 	r.wg.Wait()
 }
 
-// Enforce deletes what is over the bounds now.
+// Enforce deletes what is over the bounds now. It must not be called twice at a
+// time.
 func (r *Retention) Enforce(ctx context.Context) error {
 	if err := r.prune(ctx, r.o.MaxAge); err != nil {
 		return err
@@ -108,14 +135,14 @@ func (r *Retention) prune(ctx context.Context, age time.Duration) error {
 	now := r.o.Now()
 	total := store.PruneResult{More: true}
 	for total.More {
-		got, err := r.o.Store.Prune(ctx, store.PruneParams{Before: now.Add(-age), Now: now, Limit: chunk})
+		got, took, err := r.deleteChunk(ctx, store.PruneParams{Before: now.Add(-age), Now: now, Limit: r.chunk})
 		if err != nil {
 			return err
 		}
 		total.Events += got.Events
 		total.Deliveries += got.Deliveries
 		total.More = got.More
-		if total.More && !r.sleep(rest) {
+		if total.More && !r.sleep(r.pace(took)) {
 			return r.ctx.Err()
 		}
 	}
@@ -123,6 +150,42 @@ func (r *Retention) prune(ctx context.Context, age time.Duration) error {
 		r.o.Logger.Info("history deleted", "events", total.Events, "deliveries", total.Deliveries, "older_than", age)
 	}
 	return nil
+}
+
+// deleteChunk deletes a chunk, and says how long the store was taken for it.
+func (r *Retention) deleteChunk(ctx context.Context, p store.PruneParams) (*store.PruneResult, time.Duration, error) {
+	type result struct {
+		*store.PruneResult
+		took time.Duration
+		err  error
+	}
+	done := make(chan result, 1) // f may come to its end when nobody waits any more
+	err := r.o.Turn(ctx, func(ctx context.Context) {
+		began := time.Now()
+		got, err := r.o.Store.Prune(ctx, p)
+		done <- result{got, time.Since(began), err}
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	got := <-done
+	return got.PruneResult, got.took, got.err
+}
+
+// pace says how long to rest after a chunk that took so long, and sets the size
+// of the next.
+func (r *Retention) pace(took time.Duration) time.Duration {
+	switch {
+	case took > target:
+		r.chunk = max(r.chunk/2, minChunk)
+	case took < target/2:
+		r.chunk = min(r.chunk*3/2, maxChunk)
+	}
+	times := time.Duration(restBusy)
+	if r.o.Idle() {
+		times = restIdle
+	}
+	return min(times*took, maxRest)
 }
 
 func (r *Retention) sleep(d time.Duration) bool {

@@ -84,3 +84,97 @@ func TestItLooksEveryMinuteUntilStopped(t *testing.T) {
 		}
 	})
 }
+
+// slow is a store that takes a while for each row, and notes what it was asked.
+type slow struct {
+	left    int
+	each    time.Duration
+	idle    bool
+	busy    time.Duration // deleting, in all
+	longest time.Duration // of a deletion, but for the first ones
+	calls   int
+}
+
+func (s *slow) Prune(_ context.Context, p store.PruneParams) (*store.PruneResult, error) {
+	n := min(s.left, p.Limit)
+	took := time.Duration(n) * s.each
+	time.Sleep(took) // of the bubble's clock
+	s.left -= n
+	s.busy += took
+	if s.calls++; s.calls > 4 {
+		s.longest = max(s.longest, took)
+	}
+	return &store.PruneResult{Events: n, More: s.left > 0}, nil
+}
+
+func (s *slow) Size(context.Context) (int64, error) { return 0, nil }
+
+func TestItLeavesTheStoreToOthers(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		each  time.Duration
+		idle  bool
+		wait  time.Duration
+		share float64 // of the time that goes into deleting, at most
+		rows  int     // that are deleted in a minute, at least
+	}{
+		{"a fast store", 5 * time.Microsecond, false, 0, 0.101, 1_000_000},
+		{"a usual store", 50 * time.Microsecond, false, 0, 0.101, 110_000},
+		{"a slow store", 400 * time.Microsecond, false, 0, 0.101, 14_000},
+		{"a store that others write to", 50 * time.Microsecond, false, 100 * time.Millisecond, 0.101, 35_000},
+		{"faster when nobody uses it", 50 * time.Microsecond, true, 0, 0.501, 550_000},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &slow{left: 1 << 30, each: tc.each}
+				r := retention.New(retention.Options{
+					Store: s, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Idle: func() bool { return tc.idle },
+					// That it must wait for its turn is no reason to delete less.
+					Turn: func(ctx context.Context, f func(context.Context)) error {
+						time.Sleep(tc.wait) // of the bubble's clock
+						f(ctx)
+						return nil
+					},
+				})
+				ctx, cancel := context.WithCancel(t.Context())
+				go func() {
+					defer cancel()
+					if err := r.Enforce(ctx); err == nil {
+						t.Error("it deleted everything")
+					}
+				}()
+				time.Sleep(time.Minute) // of the bubble's clock
+				r.Stop()
+				<-ctx.Done()
+				deleted := 1<<30 - s.left
+				if share := float64(s.busy) / float64(time.Minute); share > tc.share {
+					t.Errorf("it took the store for %.3f of the time, want %.3f at most", share, tc.share)
+				}
+				if s.longest > 15*time.Millisecond {
+					t.Errorf("a deletion took %v", s.longest)
+				}
+				if deleted < tc.rows {
+					t.Errorf("%d rows in a minute, want %d", deleted, tc.rows)
+				}
+			})
+		})
+	}
+}
+
+// A turn that never comes does not keep it from stopping.
+func TestItStopsWhileItWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{ages: days(40), now: time.Now}
+		r := retention.New(retention.Options{Store: h, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+			Turn: func(ctx context.Context, _ func(context.Context)) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}})
+		r.Start()
+		time.Sleep(2 * time.Minute) // of the bubble's clock
+		r.Stop()
+		if h.calls != 0 {
+			t.Errorf("it deleted %d times out of turn", h.calls)
+		}
+	})
+}
