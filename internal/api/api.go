@@ -22,7 +22,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -86,6 +85,13 @@ type Options struct {
 	History   History
 	Now       func() time.Time
 
+	// Admit says whether an event of a tenant could be taken in now. It is asked
+	// before the body is read, so that what is refused costs little. Default: it
+	// could.
+	Admit func(id.Tenant) error
+	// NoRoom is told of events that are refused because there is no memory for
+	// their bodies, in all or for their tenant. Default: nobody is.
+	NoRoom func(ofTenant bool)
 	// Ready says why no traffic may come, or nil. Default: it always may.
 	Ready func(context.Context) error
 	// Metrics answers /metrics. Default: there is none.
@@ -102,7 +108,8 @@ type Options struct {
 
 	// The largest bodies, in bytes: of an event (default 1 MiB), of a batch
 	// (16 MiB), of anything else (256 KiB); and of all that are being read or
-	// worked on at a time (256 MiB), beyond which requests are refused.
+	// worked on at a time (256 MiB), beyond which requests are refused. A tenant
+	// may take half of what the others leave of that.
 	MaxEventBody, MaxBatchBody, MaxBody, MaxBodies int64
 	// Timeout is how long a request may take; default 30 s. A test of a webhook
 	// may take TestTimeout; default 90 s: the longest attempt, and its turn.
@@ -122,8 +129,8 @@ type Exchange struct {
 // API is the handler's state.
 type api struct {
 	o       Options
-	bodies  atomic.Int64 // bytes of bodies that are held
-	readers sync.Pool    // of *reader
+	bodies  *bodies
+	readers sync.Pool // of *reader
 }
 
 // New makes the handler. It is also a chi.Routes.
@@ -143,7 +150,13 @@ func New(o Options) http.Handler {
 	orDefault(&o.MaxBodies, 256<<20)
 	orDefault(&o.Timeout, 30*time.Second)
 	orDefault(&o.TestTimeout, 90*time.Second)
-	a := &api{o: o}
+	if o.Admit == nil {
+		o.Admit = func(id.Tenant) error { return nil }
+	}
+	if o.NoRoom == nil {
+		o.NoRoom = func(bool) {}
+	}
+	a := &api{o: o, bodies: newBodies(o.MaxBodies)}
 	a.readers.New = func() any { return newReader() }
 	return a.router()
 }

@@ -44,6 +44,15 @@ type call struct {
 
 func (c *call) tenant() id.Tenant { return c.principal.Tenant }
 
+// holder is whose share of the memory for bodies the call takes: nobody's is a
+// share too.
+func (c *call) holder() id.Tenant {
+	if c.principal == nil {
+		return id.Tenant{}
+	}
+	return c.principal.Tenant
+}
+
 func (c *call) param(name string) string { return chi.URLParam(c.Request, name) }
 
 // address is where the request came from; not valid where that is no IP.

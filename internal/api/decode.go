@@ -45,7 +45,7 @@ const (
 // release gives back what a call holds. No slice of the body may be used after.
 func (a *api) release(c *call) {
 	if c.held > 0 {
-		a.bodies.Add(-c.held)
+		a.bodies.release(c.holder(), c.held)
 	}
 	r := c.reader
 	if r == nil || cap(r.body) > keptBody || cap(r.members) > keptMembers {
@@ -74,7 +74,7 @@ func (a *api) readBody(c *call, limit int64) error {
 		if errors.As(err, &over) {
 			return tooLarge
 		}
-		if hook.CodeOf(err) == hook.CodeUnavailable {
+		if code := hook.CodeOf(err); code == hook.CodeUnavailable || code == hook.CodeRateLimited {
 			return err
 		}
 		broken := malformed("", "The body could not be read to its end: it is shorter than was said, or not in well-formed chunks")
@@ -98,9 +98,8 @@ func (a *api) readAll(c *call, src io.Reader, limit int64, b []byte) ([]byte, er
 	room := int64(firstRoom)
 	for {
 		room = max(512, min(room, limit+1-int64(len(b)))) // one more, to see the end
-		if a.bodies.Add(room) > a.o.MaxBodies {
-			a.bodies.Add(-room)
-			return b, hook.Unavailable(time.Second, nil, "Too much is being sent at once; try again")
+		if err := a.bodies.hold(c.holder(), room); err != nil {
+			return b, err
 		}
 		c.held += room
 		b = slices.Grow(b, int(room))

@@ -63,9 +63,26 @@ func idempotencyKey(h http.Header, p *problems) string {
 	return ""
 }
 
+// takeBody reads the body of events that are published, unless they could not
+// be taken in anyway.
+func (a *api) takeBody(c *call, limit int64) error {
+	if err := a.o.Admit(c.tenant()); err != nil {
+		return err
+	}
+	err := a.readBody(c, limit)
+	switch hook.CodeOf(err) {
+	case hook.CodeUnavailable:
+		a.o.NoRoom(false)
+	case hook.CodeRateLimited:
+		a.o.NoRoom(true)
+	default:
+	}
+	return err
+}
+
 // publish is the hot path.
 func (a *api) publish(c *call) (reply, error) {
-	if err := a.readBody(c, a.o.MaxEventBody); err != nil {
+	if err := a.takeBody(c, a.o.MaxEventBody); err != nil {
 		return reply{}, err
 	}
 	var p problems
@@ -119,7 +136,7 @@ func appendResult(b []byte, r *store.AcceptResult) []byte {
 }
 
 func (a *api) publishBatch(c *call) (reply, error) {
-	if err := a.readBody(c, a.o.MaxBatchBody); err != nil {
+	if err := a.takeBody(c, a.o.MaxBatchBody); err != nil {
 		return reply{}, err
 	}
 	var p problems
