@@ -1,7 +1,10 @@
 package dispatch
 
 import (
+	"slices"
+
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/lane"
 )
 
 // What follows lets others (package replay) change what waits on a lane. All of
@@ -79,23 +82,78 @@ func (d *Dispatcher) Busy(tenant id.Tenant, webhook id.Webhook) bool {
 	return l != nil && (!l.known || l.Busy(d.now()))
 }
 
+// Unknown is the state of lanes whose webhook could not be looked at yet; the
+// other states are those of package lane.
+const Unknown lane.State = "unknown"
+
 // Gauge is the state of the dispatcher in numbers, for the metrics.
 type Gauge struct {
 	InFlight, Slots       int
-	Lanes, Waiting, Open  int
 	Memory, MemoryAllowed int
+	// Lanes is how many there are, States what each of them is about.
+	Lanes  int
+	States map[lane.State]int
+	// Waiting is how many deliveries wait in memory, Open how many breakers are
+	// open.
+	Waiting, Open int
+	// Of the lanes: Spilled work off what is on disk, AtLimit have all in flight
+	// that their receivers are trusted with, Hungry wait for memory.
+	Spilled, AtLimit, Hungry int
+	// Limits are how many lanes may have so much in flight, by
+	// lane.LimitBounds, and LimitSum is all that together.
+	Limits   []int
+	LimitSum int
+	// Tenants that have attempts in flight, and those that wait for a slot.
+	TenantsSending, TenantsWaiting int
+	// How often breakers opened and closed since the gauge was read before. What
+	// lanes did that were forgotten since is not in it.
+	Opened, Closed int
 }
 
 // Gauge counts; its cost grows with the number of lanes.
 func (d *Dispatcher) Gauge() Gauge {
+	bounds := lane.LimitBounds()
+	sending, waiting := make(map[id.Tenant]struct{}), make(map[id.Tenant]struct{})
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	g := Gauge{InFlight: d.inFlight, Slots: d.o.Slots, Lanes: len(d.lanes), Memory: d.memory.taken, MemoryAllowed: d.o.Memory}
+	now := d.now()
+	g := Gauge{
+		InFlight: d.inFlight, Slots: d.o.Slots, Memory: d.memory.taken, MemoryAllowed: d.o.Memory,
+		Lanes: len(d.lanes), States: make(map[lane.State]int, 8), Limits: make([]int, len(bounds)),
+	}
 	for _, l := range d.lanes {
+		state := l.State(now)
+		if !l.known {
+			state = Unknown
+		}
+		g.States[state]++
 		g.Waiting += l.Waiting()
 		if l.Open() {
 			g.Open++
 		}
+		if l.Spilled() {
+			g.Spilled++
+		}
+		limit := l.Limit()
+		if l.InFlight() >= limit {
+			g.AtLimit++
+		}
+		at, _ := slices.BinarySearch(bounds, limit)
+		g.Limits[at]++
+		g.LimitSum += limit
+		if l.hungry {
+			g.Hungry++
+		}
+		if l.InFlight() > 0 {
+			sending[l.Tenant] = struct{}{}
+		}
+		if l.queued {
+			waiting[l.Tenant] = struct{}{}
+		}
+		opened, closed := l.TakeBreakerTurns()
+		g.Opened += opened
+		g.Closed += closed
 	}
+	g.TenantsSending, g.TenantsWaiting = len(sending), len(waiting)
 	return g
 }

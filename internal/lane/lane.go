@@ -74,6 +74,8 @@ type Lane struct {
 
 	pace    pace
 	breaker breaker
+	// How often the breaker opened and closed, for the metrics.
+	opened, closed int
 }
 
 // New makes the lane of a webhook.
@@ -89,6 +91,9 @@ func (l *Lane) Configure(enabled bool, pausedUntil, now time.Time) bool {
 	}
 	l.enabled, l.pausedUntil = enabled, pausedUntil
 	if enabled && !pausedUntil.After(now) {
+		if l.breaker.open() {
+			l.closed++
+		}
 		l.breaker = breaker{} // somebody says that it can go on: believe them
 	}
 	return true
@@ -355,11 +360,14 @@ func (l *Lane) Finished(v Verdict, now time.Time) {
 	switch v {
 	case Healthy:
 		if l.breaker.succeeded() {
+			l.closed++
 			l.pace = pace{limit: 1} // closing ramps
 		}
 		l.pace.succeeded()
 	case Ailing:
-		l.breaker.failed(now)
+		if l.breaker.failed(now) {
+			l.opened++
+		}
 		l.pace.failed()
 	case NoWord:
 		l.breaker.released()

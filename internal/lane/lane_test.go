@@ -2,6 +2,7 @@ package lane_test
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 	"time"
 
@@ -204,6 +205,83 @@ func TestSomebodyEnablingClosesTheBreaker(t *testing.T) {
 	l.Configure(true, time.Time{}, start)
 	if l.Open() || l.Next(start, roomy) == nil {
 		t.Error("still held back")
+	}
+}
+
+func TestWhatALaneIsAbout(t *testing.T) {
+	ill := func(t *testing.T, l *lane.Lane) {
+		offer(t, l, 0, 40, start)
+		for range 10 {
+			if l.Next(start, roomy) == nil {
+				t.Fatal("nothing to send")
+			}
+			l.Finished(lane.Ailing, start)
+		}
+		l.Settle(start)
+	}
+	for _, tc := range []struct {
+		want  lane.State
+		limit int
+		do    func(t *testing.T, l *lane.Lane)
+	}{
+		{lane.Idle, 4, func(*testing.T, *lane.Lane) {}},
+		{lane.Waiting, 4, func(t *testing.T, l *lane.Lane) { offer(t, l, 0, 1, start) }},
+		{lane.Waiting, 4, func(_ *testing.T, l *lane.Lane) { l.Behind() }},
+		{lane.Sending, 4, func(t *testing.T, l *lane.Lane) {
+			offer(t, l, 0, 1, start)
+			l.Next(start, roomy)
+		}},
+		{lane.BreakerOpen, 1, ill},
+		{lane.Paused, 4, func(_ *testing.T, l *lane.Lane) { l.Configure(true, start.Add(time.Hour), start) }},
+		{lane.Paused, 1, func(t *testing.T, l *lane.Lane) {
+			ill(t, l)
+			l.Configure(true, start.Add(time.Hour), start)
+		}},
+		{lane.Disabled, 4, func(_ *testing.T, l *lane.Lane) { l.Configure(false, start.Add(time.Hour), start) }},
+		{lane.Discarding, 4, func(_ *testing.T, l *lane.Lane) {
+			l.Configure(false, time.Time{}, start)
+			l.Discard(true)
+		}},
+	} {
+		t.Run(string(tc.want), func(t *testing.T) {
+			l := newLane()
+			tc.do(t, l)
+			if got := l.State(start); got != tc.want || l.Limit() != tc.limit {
+				t.Errorf("it is %s with a limit of %d, want %s and %d", got, l.Limit(), tc.want, tc.limit)
+			}
+			if !slices.Contains(lane.States(), tc.want) || slices.Max(lane.LimitBounds()) < l.Limit() {
+				t.Error("not of the closed set")
+			}
+		})
+	}
+}
+
+func TestBreakerTurnsAreCounted(t *testing.T) {
+	l := newLane()
+	offer(t, l, 0, 40, start)
+	now := start
+	fail := func(n int) {
+		for range n {
+			now = now.Add(2 * time.Minute) // past whatever wait
+			if l.Next(now, roomy) == nil {
+				t.Fatal("nothing to send")
+			}
+			l.Finished(lane.Ailing, now)
+		}
+	}
+	fail(13)
+	if l.Next(now.Add(2*time.Minute), roomy) == nil {
+		t.Fatal("no probe")
+	}
+	l.Finished(lane.Healthy, now)
+	fail(10)
+	l.Configure(false, time.Time{}, now)
+	l.Configure(true, time.Time{}, now)
+	if opened, closed := l.TakeBreakerTurns(); opened != 2 || closed != 2 {
+		t.Errorf("opened %d and closed %d times, want 2 and 2", opened, closed)
+	}
+	if opened, closed := l.TakeBreakerTurns(); opened+closed != 0 {
+		t.Errorf("then it opened %d and closed %d times more", opened, closed)
 	}
 }
 

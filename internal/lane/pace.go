@@ -49,20 +49,22 @@ func (b *breaker) succeeded() (closed bool) {
 	return closed
 }
 
-func (b *breaker) failed(now time.Time) {
+// failed reports whether it opened the breaker.
+func (b *breaker) failed(now time.Time) (opened bool) {
 	b.failures++
 	switch {
 	case b.probing:
 		b.wait = min(2*b.wait, maxOpen)
 	case b.open():
-		return // one of those that were in flight when it opened
+		return false // one of those that were in flight when it opened
 	case b.failures < openAfter:
-		return
+		return false
 	default:
-		b.wait = minOpen
+		b.wait, opened = minOpen, true
 	}
 	b.probing = false
 	b.until = now.Add(b.wait)
+	return opened
 }
 
 func (b *breaker) released() { b.probing = false }
