@@ -21,6 +21,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/ingest"
+	"github.com/plinqx/hypha/internal/lane"
 	"github.com/plinqx/hypha/internal/obs"
 	"github.com/plinqx/hypha/internal/registry"
 	"github.com/plinqx/hypha/internal/replay"
@@ -123,6 +124,7 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	prefix, userAgent := c.prefix, "Hypha-Webhooks/"+obs.Version()
 	v.committer = commit.New(commit.Options{
 		Store: v.store, Logger: logger, Committed: metrics.Committed,
+		Refused: func(why commit.Reason, n int) { metrics.Refused(string(why), n) },
 		// Outcomes keep their slots until they are on disk: with few slots they
 		// must not wait for company.
 		FlushOutcomes: min(256, max(1, s.Slots/4)),
@@ -142,14 +144,26 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	v.replays = replay.New(replay.Options{
 		Store: v.store, Lanes: v.dispatcher, Committer: v.committer, Webhooks: configs, Now: time.Now, MaxAge: s.MaxAge, Logger: logger,
 	})
-	v.retention = retention.New(retention.Options{Store: v.store, MaxAge: s.HistoryAge, MaxBytes: s.HistorySize, Now: time.Now, Logger: logger})
-	v.gauges(metrics)
+	v.retention = retention.New(retention.Options{
+		Store: v.store, MaxAge: s.HistoryAge, MaxBytes: s.HistorySize, Now: time.Now, Logger: logger,
+		Turn: v.inTurn, Idle: func() bool { return v.committer.Idle(idleStore) },
+	})
+	metrics.Reasons(refusals()...)
+	metrics.Watch(v.state)
 	v.http = &http.Server{
 		Handler: api.New(api.Options{
 			Auth: v.auth, Catalog: configs, Registry: webhooks, Replays: v.replays, History: v.store, Now: time.Now,
 			Publisher: ingest.New(ingest.Options{
 				Catalog: configs, Committer: v.committer, Lanes: v.dispatcher, Now: time.Now, MaxAge: s.MaxAge, MaxQueued: s.MaxQueued,
 			}),
+			Admit: v.committer.Admit,
+			NoRoom: func(ofTenant bool) {
+				if ofTenant {
+					metrics.Refused(refusedTenantMemory, 1)
+				} else {
+					metrics.Refused(refusedMemory, 1)
+				}
+			},
 			Ready: v.ready, Metrics: metrics.Handler(), Logger: logger,
 			Observe: func(x api.Exchange) { metrics.Requested(x.Route, x.Status, x.Duration) },
 			Prefix:  prefix, UserAgent: userAgent,
@@ -176,23 +190,54 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	return v, nil
 }
 
-// gauges are the states that are looked at when somebody reads the metrics.
-func (v *server) gauges(m *obs.Metrics) {
-	for name, g := range map[string]struct {
-		help string
-		read func(dispatch.Gauge) int
-	}{
-		"hypha_attempts_in_flight":         {"Attempts being made now.", func(g dispatch.Gauge) int { return g.InFlight }},
-		"hypha_attempt_slots":              {"Most attempts that may be made at once.", func(g dispatch.Gauge) int { return g.Slots }},
-		"hypha_lanes":                      {"Webhooks that had work lately.", func(g dispatch.Gauge) int { return g.Lanes }},
-		"hypha_lanes_breaker_open":         {"Webhooks whose breaker holds them back.", func(g dispatch.Gauge) int { return g.Open }},
-		"hypha_lanes_waiting":              {"Deliveries that wait in memory.", func(g dispatch.Gauge) int { return g.Waiting }},
-		"hypha_lanes_memory_bytes":         {"Memory that deliveries take which wait in memory.", func(g dispatch.Gauge) int { return g.Memory }},
-		"hypha_lanes_memory_allowed_bytes": {"Most memory that they may take.", func(g dispatch.Gauge) int { return g.MemoryAllowed }},
-	} {
-		m.Gauge(name, g.help, func() float64 { return float64(g.read(v.dispatcher.Gauge())) })
+// idleStore is how long nobody must have published for the store to be idle.
+const idleStore = time.Second
+
+// inTurn runs f where the committer would write.
+func (v *server) inTurn(ctx context.Context, f func(context.Context)) error {
+	done := make(chan struct{})
+	v.committer.Do(func(ctx context.Context) {
+		defer close(done)
+		f(ctx)
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	m.Gauge("hypha_outcomes_unrecorded", "Outcomes of attempts that are not on disk yet.", func() float64 { return float64(v.committer.Unrecorded()) })
+}
+
+// Why events are refused before the committer sees them.
+const (
+	refusedMemory       = "memory"        // for their bodies
+	refusedTenantMemory = "tenant_memory" // likewise, of their tenant
+)
+
+func refusals() []string {
+	all := []string{refusedMemory, refusedTenantMemory}
+	for _, why := range commit.Reasons() {
+		all = append(all, string(why))
+	}
+	return all
+}
+
+// state is what the metrics show of this moment.
+func (v *server) state() obs.State {
+	d, c := v.dispatcher.Gauge(), v.committer.Gauge()
+	lanes := map[string]int{string(dispatch.Unknown): d.States[dispatch.Unknown]}
+	for _, state := range lane.States() {
+		lanes[string(state)] = d.States[state]
+	}
+	return obs.State{
+		InFlight: d.InFlight, Slots: d.Slots,
+		Lanes: lanes, Spilled: d.Spilled, AtLimit: d.AtLimit, Hungry: d.Hungry,
+		LimitBounds: lane.LimitBounds(), Limits: d.Limits, LimitSum: d.LimitSum,
+		InMemory: d.Waiting, Memory: d.Memory, MemoryAllowed: d.MemoryAllowed,
+		TenantsSending: d.TenantsSending, TenantsWaiting: d.TenantsWaiting,
+		BreakersOpened: d.Opened, BreakersClosed: d.Closed,
+		Unrecorded: c.Unrecorded, WaitingRows: c.Rows, WaitingBytes: c.Bytes, WaitingTenants: c.Tenants, ExpectedWait: c.Wait,
+	}
 }
 
 func (v *server) url() string { return "http://" + v.listener.Addr().String() }
@@ -203,9 +248,15 @@ func (v *server) ready(ctx context.Context) error {
 	case <-v.draining:
 		return hook.Unavailable(5*time.Second, nil, "The server is shutting down")
 	default:
+		ctx, cancel := context.WithTimeout(ctx, pingTime)
+		defer cancel()
 		return v.store.Ping(ctx)
 	}
 }
+
+// pingTime is how long the store may keep whoever asks whether it is well
+// waiting: one that hangs is not.
+const pingTime = 2 * time.Second
 
 // run answers requests until ctx ends, and then lets go of everything in order:
 // no more requests, no more attempts, all that is known to disk.

@@ -54,6 +54,10 @@ type Metrics struct {
 	commitTime     prometheus.Histogram
 	commitAccepts  prometheus.Counter
 	commitOutcomes prometheus.Counter
+	commitSize     prometheus.Histogram
+	refused        *prometheus.CounterVec
+	breakersOpened prometheus.Counter
+	breakersClosed prometheus.Counter
 }
 
 // NewMetrics makes the metrics, all at zero.
@@ -79,9 +83,18 @@ func NewMetrics() *Metrics {
 			Name: "hypha_commit_accepts_total", Help: "Publish requests written."}),
 		commitOutcomes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hypha_commit_outcomes_total", Help: "Outcomes of attempts written."}),
+		commitSize: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "hypha_commit_batch_size", Help: "Publish requests and outcomes in one of these transactions.",
+			Buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000}}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hypha_publish_refused_total", Help: "Publish requests refused with 429 or 503, by why."}, []string{"reason"}),
+		breakersOpened: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hypha_breaker_opened_total", Help: "How often a webhook's breaker opened."}),
+		breakersClosed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hypha_breaker_closed_total", Help: "How often a webhook's breaker closed again."}),
 	}
 	m.registry.MustRegister(m.requests, m.requestTime, m.attempts, m.attemptTime, m.deliveries, m.commits, m.commitTime,
-		m.commitAccepts, m.commitOutcomes, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.commitAccepts, m.commitOutcomes, m.commitSize, m.refused, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -90,10 +103,16 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// Gauge adds a value that is read whenever the metrics are.
-func (m *Metrics) Gauge(name, help string, read func() float64) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+// Reasons makes known why publish requests may be refused, so that each reason
+// is shown from the start.
+func (m *Metrics) Reasons(why ...string) {
+	for _, reason := range why {
+		m.refused.WithLabelValues(reason)
+	}
 }
+
+// Refused counts publish requests that were refused, for one of the Reasons.
+func (m *Metrics) Refused(why string, n int) { m.refused.WithLabelValues(why).Add(float64(n)) }
 
 // Requested counts a request to the API. Route is the pattern, not the path.
 func (m *Metrics) Requested(route string, status int, took time.Duration) {
@@ -122,6 +141,7 @@ func (m *Metrics) Attempted(a *hook.Attempt, change hook.Change) {
 func (m *Metrics) Committed(accepts, outcomes int, took time.Duration, err error) {
 	m.commits.WithLabelValues(strconv.FormatBool(err == nil)).Inc()
 	m.commitTime.Observe(took.Seconds())
+	m.commitSize.Observe(float64(accepts + outcomes))
 	if err == nil {
 		m.commitAccepts.Add(float64(accepts))
 		m.commitOutcomes.Add(float64(outcomes))
