@@ -74,3 +74,9 @@ func sign(tb testing.TB, c, parent *x509.Certificate, k, parentKey *ecdsa.Privat
 	}
 	return der
 }
+
+// Certificates are a good receiver's TLS, and that of a client that trusts it.
+func Certificates(tb testing.TB) (server, client *tls.Config) {
+	tb.Helper()
+	return certificates(tb, "ok")
+}
