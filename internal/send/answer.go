@@ -30,40 +30,54 @@ func readBody(body io.Reader, limit int) []byte {
 
 // keptHeader is what is kept of an answer's headers: no cookies, and no more
 // than hook.MaxKeptBody bytes as they were sent, the short ones first. So a
-// giant costs only itself, and it is always the same ones that stay.
+// giant costs only itself, and it is always the same ones that stay. The answer
+// has no use for its headers any more.
 func keptHeader(h http.Header, hide Redactor) http.Header {
+	delete(h, "Set-Cookie")
+	delete(h, "Set-Cookie2")
+	whole := 0
+	for name, values := range h {
+		whole += headerSize(name, values)
+	}
+	if whole > hook.MaxKeptBody {
+		dropLargest(h)
+	}
+	for _, values := range h {
+		for i, v := range values {
+			// Whoever shows a header writes text; a receiver sends any bytes.
+			values[i] = strings.ToValidUTF8(hide.text(v), "\uFFFD")
+		}
+	}
+	return h
+}
+
+func headerSize(name string, values []string) int {
+	size := 0
+	for _, v := range values {
+		size += len(name) + len(": \r\n") + len(v)
+	}
+	return size
+}
+
+// dropLargest leaves the short ones, as many as there is room for.
+func dropLargest(h http.Header) {
 	type field struct {
 		name string
 		size int
 	}
 	fields := make([]field, 0, len(h))
 	for name, values := range h {
-		if name == "Set-Cookie" || name == "Set-Cookie2" {
-			continue
-		}
-		size := 0
-		for _, v := range values {
-			size += len(name) + len(": \r\n") + len(v)
-		}
-		fields = append(fields, field{name, size})
+		fields = append(fields, field{name, headerSize(name, values)})
 	}
 	slices.SortFunc(fields, func(a, b field) int {
 		return cmp.Or(a.size-b.size, strings.Compare(a.name, b.name))
 	})
-	kept := make(http.Header, len(fields))
 	room := hook.MaxKeptBody
 	for _, f := range fields {
 		if room -= f.size; room < 0 {
-			break
+			delete(h, f.name)
 		}
-		values := h[f.name]
-		for i, v := range values {
-			// Whoever shows a header writes text; a receiver sends any bytes.
-			values[i] = strings.ToValidUTF8(hide.text(v), "\uFFFD")
-		}
-		kept[f.name] = values
 	}
-	return kept
 }
 
 // minRedacted is the length from which a value is looked for in an answer:
@@ -115,7 +129,7 @@ func needsEscape(c rune) bool {
 
 func (r Redactor) body(b []byte) []byte {
 	for _, v := range r {
-		if bytes.Contains(b, []byte(v)) {
+		if len(v) <= len(b) && bytes.Contains(b, []byte(v)) {
 			b = bytes.ReplaceAll(b, []byte(v), []byte(redacted))
 		}
 	}
