@@ -3,6 +3,7 @@ package send
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -12,20 +13,32 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 )
 
+// answer is what came back, and is ours to change.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
 // readBody reads the first limit bytes of a body and then some, to leave the
-// connection clean. Whatever goes wrong ends the reading and nothing else.
-func readBody(body io.Reader, limit int) []byte {
-	kept := make([]byte, 0, 512)
+// connection clean. The size is what the answer said, or -1: it decides nothing
+// but how much room is made. Whatever goes wrong ends the reading and nothing
+// else; whole is whether the body's end was reached.
+func readBody(body io.Reader, size int64, limit int) (kept []byte, whole bool) {
+	if size < 0 {
+		size = 512
+	}
+	kept = make([]byte, 0, min(size, int64(limit)))
 	for len(kept) < limit {
 		kept = slices.Grow(kept, 1)
 		n, err := body.Read(kept[len(kept):min(cap(kept), limit)])
 		kept = kept[:len(kept)+n]
 		if err != nil {
-			return kept
+			return kept, errors.Is(err, io.EOF)
 		}
 	}
-	_, _ = io.CopyN(io.Discard, body, int64(maxBody-limit))
-	return kept
+	_, err := io.CopyN(io.Discard, body, int64(maxBody-limit))
+	return kept, errors.Is(err, io.EOF)
 }
 
 // keptHeader is what is kept of an answer's headers: no cookies, and no more

@@ -45,7 +45,7 @@ func TestReadBody(t *testing.T) {
 		limit := rapid.IntRange(1, maxBody).Draw(t, "limit")
 		body := bytes.Repeat([]byte("0123456789"), size/10+1)[:size]
 		r := bytes.NewReader(body)
-		got := readBody(iotest.HalfReader(r), limit)
+		got, whole := readBody(iotest.HalfReader(r), int64(rapid.IntRange(-1, 3*maxBody).Draw(t, "announced")), limit)
 		if !bytes.Equal(got, body[:min(size, limit)]) {
 			t.Fatalf("kept %d bytes", len(got))
 		}
@@ -54,6 +54,9 @@ func TestReadBody(t *testing.T) {
 		}
 		if size < maxBody && r.Len() > 0 {
 			t.Fatalf("left %d bytes of a short body", r.Len())
+		}
+		if whole != (size < maxBody) {
+			t.Fatalf("of %d bytes the whole, it says: %t", size, whole)
 		}
 	})
 }
@@ -94,7 +97,8 @@ func TestRedactorAtTheEnd(t *testing.T) {
 		at := hook.MaxKeptBody - rapid.IntRange(0, 80).Draw(t, "before the end")
 		body := []byte(strings.Repeat(".", at) + secret + strings.Repeat(".", 100))
 		hide := NewRedactor([]string{secret})
-		got := hide.body(readBody(bytes.NewReader(body), hook.MaxKeptBody+hide.reach()))
+		got, _ := readBody(bytes.NewReader(body), -1, hook.MaxKeptBody+hide.reach())
+		got = hide.body(got)
 		got = got[:min(len(got), hook.MaxKeptBody)]
 		if strings.ContainsAny(string(got), secret) {
 			t.Fatalf("kept %q", got[at-10:])

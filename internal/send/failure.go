@@ -17,7 +17,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 )
 
-// failureOf sorts an error of the transport. The message is ours, never the
+// failureOf sorts an error of a dial or of what followed it. The message is ours, never the
 // error's own text: that would name addresses of the network we stand in.
 func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration) *hook.Failure {
 	var (
@@ -26,7 +26,9 @@ func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration)
 		handshake *handshakeError
 	)
 	switch {
-	case errors.Is(context.Cause(ctx), errTimeout):
+	case errors.Is(err, errRequest):
+		return fail(hook.FailureInternal, "the request could not be made")
+	case errors.Is(err, errTimeout):
 		return timedOut(tr, timeout)
 	case ctx.Err() != nil:
 		return fail(hook.FailureInternal, "broken off: the server was stopping")
@@ -50,7 +52,7 @@ func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration)
 		return fail(hook.FailureConnect, "the receiver closed the connection without an answer")
 	case disconnected(err):
 		return fail(hook.FailureConnect, "the receiver closed the connection before the answer's headers were complete")
-	case strings.Contains(err.Error(), "response headers exceeded"):
+	case errors.Is(err, errHead):
 		return fail(hook.FailureProtocol, "the answer's status line and headers are over %d KiB", maxHeader>>10)
 	default:
 		return fail(hook.FailureProtocol, "the answer is not valid HTTP")

@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -257,4 +259,125 @@ func TestHTTP2Window(t *testing.T) {
 	if n := window.Load(); n != 64<<10 {
 		t.Errorf("the window is %d bytes", n)
 	}
+}
+
+// switching is a receiver that chooses HTTP/2 or HTTP/1.1 for each connection,
+// as it is told.
+type switching struct {
+	url             string
+	speaks          atomic.Value
+	conns, requests atomic.Int64
+	open            atomic.Int64
+}
+
+func newSwitching(t *testing.T) (*switching, *send.Sender) {
+	t.Helper()
+	w := &switching{}
+	w.speaks.Store("h2")
+	r := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
+		w.requests.Add(1)
+		if q.Proto != map[string]string{"h2": "HTTP/2.0", "http/1.1": "HTTP/1.1"}[w.speaks.Load().(string)] {
+			t.Errorf("spoke %s", q.Proto)
+		}
+	}))
+	r.EnableHTTP2 = true
+	r.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			w.open.Add(1)
+		case http.StateClosed:
+			w.open.Add(-1)
+		default:
+		}
+	}
+	r.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		w.conns.Add(1)
+		config := r.TLS.Clone()
+		config.GetConfigForClient = nil
+		config.NextProtos = []string{w.speaks.Load().(string)}
+		return config, nil
+	}}
+	r.StartTLS()
+	t.Cleanup(r.Close)
+	s := send.New(send.Options{
+		Dial: guard(t, egress.Options{Allow: loopback()}),
+		TLS:  &tls.Config{RootCAs: r.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs},
+	})
+	t.Cleanup(s.Close)
+	w.url = r.URL
+	return w, s
+}
+
+// to makes it choose another protocol, once no connection is left.
+func (w *switching) to(t *testing.T, protocol string, s *send.Sender) {
+	t.Helper()
+	await(t, "the connections to close", func() bool {
+		s.CloseIdle() // what has just been used may not be idle yet
+		return w.open.Load() == 0
+	})
+	w.speaks.Store(protocol)
+}
+
+// TestProtocolChosen: which protocol a host speaks is found out on a connection
+// that is used, and may change.
+func TestProtocolChosen(t *testing.T) {
+	w, s := newSwitching(t)
+	for i, step := range []struct {
+		speak string
+		fresh bool // a connection is needed
+		times bool // and is seen to be
+	}{
+		{"h2", true, true}, {"h2", false, false},
+		{"http/1.1", true, true}, {"http/1.1", false, false},
+		{"h2", true, true}, {"h2", false, false},
+	} {
+		if i > 0 && step.fresh {
+			w.to(t, step.speak, s)
+		}
+		before := w.conns.Load()
+		a := s.Send(t.Context(), request(t, w.url, []byte("{}"), patience))
+		sane(t, a, patience)
+		if a.Failure != nil {
+			t.Fatalf("step %d: %s", i+1, a.Failure.Message)
+		}
+		if made := w.conns.Load() - before; made != map[bool]int64{true: 1}[step.fresh] {
+			t.Errorf("step %d made %d connections", i+1, made)
+		}
+		if shook := a.Timings.TLS > 0 && a.Timings.Connect > 0; shook != step.fresh {
+			t.Errorf("step %d: timings %+v", i+1, a.Timings)
+		}
+		if n := w.requests.Load(); n != int64(i+1) {
+			t.Errorf("step %d: %d requests", i+1, n)
+		}
+	}
+}
+
+// TestProtocolChosenAtOnce: the same where many attempts find it out together.
+func TestProtocolChosenAtOnce(t *testing.T) {
+	before := runtime.NumGoroutine()
+	t.Run("attempts", func(t *testing.T) {
+		w, s := newSwitching(t)
+		want := int64(0)
+		for _, protocol := range []string{"h2", "http/1.1", "h2"} {
+			w.to(t, protocol, s)
+			for range 3 {
+				var running sync.WaitGroup
+				for range 30 {
+					running.Go(func() {
+						if a := s.Send(t.Context(), request(t, w.url, []byte("{}"), patience)); a.Failure != nil {
+							t.Error(a.Failure.Message)
+						}
+					})
+				}
+				running.Wait()
+				if want += 30; w.requests.Load() != want {
+					t.Fatalf("%d requests, want %d", w.requests.Load(), want)
+				}
+			}
+			if protocol == "h2" {
+				await(t, "all connections but one to close", func() bool { return w.open.Load() <= 1 })
+			}
+		}
+	})
+	await(t, "the goroutines", func() bool { return runtime.NumGoroutine() <= before })
 }

@@ -1,7 +1,6 @@
 package send
 
 import (
-	"context"
 	"crypto/tls"
 	"net/http/httptrace"
 	"sync/atomic"
@@ -14,15 +13,12 @@ import (
 // Its parts are atomic because a dial that lost the race may report late.
 type trace struct {
 	began time.Time
-	ctx   context.Context
 	dns, dnsDone, connect, connectDone, tls, tlsDone,
 	headers, wrote, first atomic.Int64
 
-	// Of the connection that was got; written by the goroutine of the request.
-	got    bool
-	kept   bool  // it stood already
-	conn   *conn // nil for HTTP/2
-	before int64 // what had been written on it
+	// Of the connection that was got; written by the goroutine of the attempt.
+	got  bool
+	kept bool // it stood already
 }
 
 // The first start counts and the last end: a name may have several addresses.
@@ -31,6 +27,7 @@ func (t *trace) end(at *atomic.Int64)   { at.Store(t.elapsed()) }
 
 func (t *trace) elapsed() int64 { return max(1, int64(time.Since(t.began))) }
 
+// client takes the times of a dial, and all of an attempt over HTTP/2.
 func (t *trace) client() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		DNSStart:             func(httptrace.DNSStartInfo) { t.start(&t.dns) },
@@ -39,37 +36,16 @@ func (t *trace) client() *httptrace.ClientTrace {
 		ConnectDone:          func(string, string, error) { t.end(&t.connectDone) },
 		TLSHandshakeStart:    func() { t.start(&t.tls) },
 		TLSHandshakeDone:     func(tls.ConnectionState, error) { t.end(&t.tlsDone) },
-		GotConn:              t.gotConn,
+		GotConn:              func(info httptrace.GotConnInfo) { t.got, t.kept = true, info.Reused || info.WasIdle },
 		WroteHeaders:         func() { t.end(&t.headers) },
 		WroteRequest:         func(httptrace.WroteRequestInfo) { t.end(&t.wrote) },
 		GotFirstResponseByte: func() { t.start(&t.first) },
 	}
 }
 
-func (t *trace) gotConn(info httptrace.GotConnInfo) {
-	t.got, t.kept = true, info.Reused || info.WasIdle
-	t.conn, _ = info.Conn.(*conn)
-	if t.conn == nil {
-		return
-	}
-	t.before = t.conn.written.Load()
-	if t.kept {
-		t.conn.drained(t.ctx)
-	}
-}
-
-// unsent reports whether the connection was a kept one on which nothing of the
-// request was sent. It is for after the attempt.
-func (t *trace) unsent() bool {
-	switch {
-	case !t.kept:
-		return false
-	case t.conn == nil:
-		return t.headers.Load() == 0
-	default:
-		return t.conn.written.Load() == t.before
-	}
-}
+// unsent reports whether an HTTP/2 connection was a kept one on which nothing of
+// the request was sent. It is for after the attempt.
+func (t *trace) unsent() bool { return t.kept && t.headers.Load() == 0 }
 
 // answered reports whether anything of an answer came.
 func (t *trace) answered() bool { return t.first.Load() != 0 }

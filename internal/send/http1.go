@@ -1,0 +1,266 @@
+package send
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"math"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/plinqx/hypha/internal/hook"
+)
+
+const (
+	// maxCopied is how much is written at once, while nobody reads the answer.
+	// So much any socket takes without a reader at its other end.
+	maxCopied = 16 << 10
+	// maxKeptBuffer is the largest buffer that the next attempt takes over.
+	maxKeptBuffer = 4 * maxCopied
+	// writeGrace is what a write gets to end in when all of the answer is there:
+	// its goroutine may not have run yet.
+	writeGrace = spare / 2
+)
+
+var (
+	// errHead is what follows the last byte that is read of heads.
+	errHead = errors.New("the answer's head is too long")
+	// errUnsent is why an exchange failed before it began.
+	errUnsent = errors.New("nothing was sent")
+)
+
+// work is what an attempt writes and reads with. The next one takes it over.
+type work struct {
+	out   []byte // what is written first: the head, and as much of the body as fits
+	names []string
+	in    *bufio.Reader // reads from the work itself
+
+	// Of the exchange.
+	c    *conn
+	tr   *trace
+	left int64 // bytes that may be read yet
+}
+
+func newWork() *work {
+	w := &work{}
+	w.in = bufio.NewReader(w)
+	return w
+}
+
+// Read is for the buffered reader. It bounds what is read, and notes when that
+// begins.
+func (w *work) Read(p []byte) (int, error) {
+	if w.left <= 0 {
+		return 0, errHead
+	}
+	n, err := w.c.Read(p[:min(int64(len(p)), w.left)])
+	w.left -= int64(n)
+	if n > 0 && !w.tr.answered() {
+		w.tr.start(&w.tr.first)
+	}
+	return n, err
+}
+
+// free lets go of all but the buffers.
+func (w *work) free() {
+	w.c, w.tr = nil, nil
+	clear(w.names)
+	if cap(w.out) > maxKeptBuffer {
+		w.out = nil
+	}
+}
+
+// overHTTP1 makes an attempt with connections of ours: on c, if there is one, or
+// on one that was kept, or on a new one. One that was kept may be closed by the
+// time we write. As long as nothing was sent another one takes its place.
+func (s *Sender) overHTTP1(ctx context.Context, now time.Time, h host, r *Request, c *conn, tr *trace) (answer, *trace, error) {
+	w, ok := s.work.Get().(*work)
+	if !ok {
+		w = newWork()
+	}
+	defer s.work.Put(w)
+	defer w.free()
+	var err error
+	if w.out, w.names, err = appendHead(w.out[:0], w.names, r.URL, r.Header, len(r.Body)); err != nil {
+		c.discard()
+		return answer{}, tr, err
+	}
+	rest := r.Body
+	n := min(len(rest), max(0, maxCopied-len(w.out)))
+	w.out, rest = append(w.out, rest[:n]...), rest[n:]
+	last := httpguts.HeaderValuesContainsToken(r.Header["Connection"], "close")
+
+	for try := 1; ; try++ {
+		if c == nil && try <= maxTries {
+			c = s.idle.take(h, now)
+			tr.kept = c != nil
+		}
+		if c == nil {
+			tr.got, tr.kept = false, false
+			if c, err = s.dialFor(ctx, now, h, r, tr); err != nil {
+				return answer{}, tr, err
+			}
+			if c.http2 {
+				return s.overHTTP2(ctx, now, h, r, c, tr)
+			}
+		}
+		tr.got = true
+		a, fit, err := w.exchange(ctx, c, r, rest, tr)
+		if fit && !last {
+			s.idle.put(c, now)
+		} else {
+			c.discard()
+		}
+		if !errors.Is(err, errUnsent) {
+			return a, tr, err
+		}
+		c = nil
+	}
+}
+
+// exchange writes what is ready and the rest of the body, and reads the answer.
+// It reports whether the connection is fit for another request; if not, it is to
+// be closed.
+func (w *work) exchange(ctx context.Context, c *conn, r *Request, rest []byte, tr *trace) (a answer, fit bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return answer{}, false, err
+	}
+	w.c, w.tr, w.left = c, tr, maxHeader
+	w.in.Reset(w)
+	end := tr.began.Add(r.Timeout)
+	if err := c.SetDeadline(end); err != nil && tr.kept {
+		return answer{}, false, errUnsent
+	}
+	stop := context.AfterFunc(ctx, c.breakOff)
+	defer func() {
+		// If it has begun to break off, the connection is of no use any more.
+		fit = stop() && fit
+	}()
+
+	sent, err := c.write(w.out)
+	if err != nil && !sent && tr.kept && !isTimeout(err) {
+		return answer{}, false, errUnsent
+	}
+	out := writing{err: err, ended: true}
+	switch {
+	case err != nil:
+		lastWords(c, end)
+	case len(rest) > 0:
+		// A receiver may answer before it has read all, and read no more then.
+		out = writing{done: make(chan error, 1)}
+		go func(done chan<- error) {
+			_, err := c.write(rest)
+			if err != nil {
+				lastWords(c, end)
+			}
+			tr.end(&tr.wrote)
+			done <- err
+		}(out.done)
+	default:
+		tr.end(&tr.wrote)
+	}
+
+	resp, err := w.readHead() //nolint:bodyclose // closing would read the body to its end, however long
+	if err != nil {
+		// The first of the two errors says why; closing brings the other.
+		out.look()
+		c.discard()
+		if out.err != nil && (!tr.answered() || isTimeout(err)) {
+			err = out.err
+		}
+		out.wait()
+		return answer{}, false, err
+	}
+	a = answer{status: resp.StatusCode, header: resp.Header}
+	fit = a.status != http.StatusSwitchingProtocols
+	if fit {
+		// The status has decided. The body gets a moment of its own.
+		if buffered := int64(w.in.Buffered()); resp.ContentLength < 0 || resp.ContentLength > buffered {
+			w.left = math.MaxInt64
+			_ = c.SetDeadline(time.Now().Add(bodyLimit(tr, r.Timeout))) // if it's closed, reading will tell
+		}
+		a.body, fit = readBody(resp.Body, resp.ContentLength, hook.MaxKeptBody+r.Redact.reach())
+	}
+	fit = fit && !resp.Close && c.settled(w.in) && out.within(writeGrace)
+	if !fit {
+		c.discard()
+		out.wait()
+	}
+	return a, fit, nil
+}
+
+// readHead reads the answer's head, and the interim ones before it (RFC 9110,
+// section 15.2). A 101 is an answer: nothing follows it that is HTTP.
+func (w *work) readHead() (*http.Response, error) {
+	for {
+		resp, err := http.ReadResponse(w.in, nil)
+		switch {
+		case err != nil && w.left <= 0:
+			return nil, errHead // the parser takes the end for a broken line
+		case err != nil:
+			return nil, err
+		}
+		if resp.StatusCode < 100 || resp.StatusCode > 199 || resp.StatusCode == http.StatusSwitchingProtocols {
+			return resp, nil
+		}
+	}
+}
+
+// lastWords gives an answer a moment to be read that came before the receiver
+// hung up on our writing.
+func lastWords(c *conn, end time.Time) {
+	soon := time.Now().Add(spare)
+	if soon.After(end) {
+		soon = end
+	}
+	_ = c.SetReadDeadline(soon) // if it's closed there is nothing to read either
+}
+
+// writing is a write that goes on while the answer is read.
+type writing struct {
+	done  chan error
+	ended bool
+	err   error // once it has ended
+}
+
+// look takes notice if it has ended.
+func (w *writing) look() {
+	if w.ended {
+		return
+	}
+	select {
+	case w.err = <-w.done:
+		w.ended = true
+	default:
+	}
+}
+
+// within reports whether it ends so soon, and as it should.
+func (w *writing) within(limit time.Duration) bool {
+	if w.look(); !w.ended {
+		late := time.NewTimer(limit)
+		defer late.Stop()
+		select {
+		case w.err = <-w.done:
+			w.ended = true
+		case <-late.C:
+		}
+	}
+	return w.ended && w.err == nil
+}
+
+// wait waits for its end, which closing the connection brings.
+func (w *writing) wait() {
+	if !w.ended {
+		w.err = <-w.done
+		w.ended = true
+	}
+}
+
+func isTimeout(err error) bool {
+	var n net.Error
+	return errors.As(err, &n) && n.Timeout()
+}
