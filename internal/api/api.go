@@ -96,8 +96,9 @@ type Options struct {
 	Ready func(context.Context) error
 	// Metrics answers /metrics. Default: there is none.
 	Metrics http.Handler
-	// Logger gets one line for each request: at debug, at info if the server
-	// could not do what it should, at error for what nobody foresaw.
+	// Logger gets one line for each request: at debug, also if there was too much
+	// to do; at info if the server could not do what it should, at error for what
+	// nobody foresaw.
 	Logger *slog.Logger
 	// Observe is told of every request, for the metrics.
 	Observe func(Exchange)

@@ -160,7 +160,7 @@ func (a *api) finished(e *exchange, r *http.Request, requestID string, took time
 	switch {
 	case e.failed || e.status == http.StatusInternalServerError:
 		level = slog.LevelError
-	case e.status > http.StatusInternalServerError:
+	case e.status > http.StatusInternalServerError && !refusal(e.err):
 		level = slog.LevelInfo
 	}
 	if !a.o.Logger.Enabled(r.Context(), level) {
@@ -179,6 +179,14 @@ func (a *api) finished(e *exchange, r *http.Request, requestID string, took time
 		attrs = append(attrs, slog.String("err", e.err.Error()))
 	}
 	a.o.Logger.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// refusal reports whether an error says that there is too much to do, and not
+// that anything went wrong: under load there are thousands a second, which the
+// metrics count.
+func refusal(err error) bool {
+	var known *hook.Error
+	return errors.As(err, &known) && known.Cause == nil
 }
 
 // requestID is the caller's id for the request, if it can be written in a log as

@@ -105,6 +105,7 @@ type Committer struct {
 	// Of the committer's goroutine: room that it uses again and again.
 	taken, tooLate []*accept
 	batch          []*store.Accept
+	warned         time.Time // when it was last said that outcomes can't be written
 
 	mu        sync.Mutex
 	closed    bool
@@ -624,18 +625,26 @@ func (c *Committer) settleAccepts(accepts []*accept, err error) {
 // retryDelay is how long outcomes wait after the store could not take them.
 const retryDelay = 500 * time.Millisecond
 
+// warnEach is how long nothing more is said of a store that can't be written.
+const warnEach = 10 * time.Second
+
 func (c *Committer) settleOutcomes(outcomes []*store.Outcome, err error) {
 	if len(outcomes) == 0 {
 		return
 	}
 	if err != nil && hook.CodeOf(err) == hook.CodeUnavailable {
-		c.o.Logger.Warn("outcomes could not be written and will be tried again", "err", err, "outcomes", len(outcomes))
+		now := time.Now()
 		c.mu.Lock()
 		// Not append: outcomes may be a part of a batch whose rest is needed.
 		c.outcomes = slices.Concat(outcomes, c.outcomes)
 		c.writing -= len(outcomes)
-		c.holdOff = time.Now().Add(retryDelay)
+		c.holdOff = now.Add(retryDelay)
 		c.mu.Unlock()
+		// They are tried with every accept.
+		if now.Sub(c.warned) >= warnEach {
+			c.warned = now
+			c.o.Logger.Warn("outcomes could not be written and will be tried again", "err", err, "outcomes", len(outcomes))
+		}
 		return
 	}
 	if err != nil {
