@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
@@ -71,102 +70,6 @@ func TestCostOfEvents(t *testing.T) {
 				t.Errorf("%.1f allocations per delivery, want %d at most", allocs, c.allocsOfDelivery)
 			}
 		})
-	}
-}
-
-// TestHeldDeliveriesWriteNoRow holds that the row of a delivery is written once
-// where nobody asks for it before its outcome.
-func TestHeldDeliveriesWriteNoRow(t *testing.T) {
-	s := openAt(t, t.TempDir())
-	b := newBench(t, s)
-	rows := func() (n int64) {
-		if err := s.writer.scan("SELECT count(*) FROM deliveries", func(r row) { n = r.int(0) }); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	accepts := b.accepts(4)
-	if err := s.Apply(t.Context(), &store.Batch{Accepts: accepts}); err != nil {
-		t.Fatal(err)
-	}
-	if n := rows(); n != 0 {
-		t.Fatalf("%d rows before anything is to be said, want none", n)
-	}
-	if err := s.Apply(t.Context(), &store.Batch{Outcomes: b.outcomes(accepts[0])}); err != nil {
-		t.Fatal(err)
-	}
-	if n := rows(); n != 1 {
-		t.Fatalf("%d rows after an outcome, want its one", n)
-	}
-	page, err := s.Deliveries(t.Context(), store.DeliveryQuery{Tenant: b.tenant, Limit: 10})
-	if err != nil || len(page.Deliveries) != 4 {
-		t.Fatalf("somebody who asks sees %d deliveries, %v; want 4", len(page.Deliveries), err)
-	}
-	if s.held.any(b.tenant) || len(s.held.lanes)+len(s.held.events)+s.held.span+s.held.bytes != 0 {
-		t.Errorf("something is left of what was held: %+v", s.held)
-	}
-}
-
-// TestHeldIsBounded holds that a start after a crash never has to look through
-// more than a bounded number of events, however long something is held.
-func TestHeldIsBounded(t *testing.T) {
-	dir := t.TempDir()
-	s := openAt(t, dir)
-	b := newBench(t, s)
-	stuck := b.accepts(1)
-	if err := s.Apply(t.Context(), &store.Batch{Accepts: stuck}); err != nil {
-		t.Fatal(err)
-	}
-	const size = 512
-	var before []*store.Accept
-	for n := 0; n < 2*heldSpan; n += size {
-		next := &store.Batch{Accepts: b.accepts(size)}
-		for _, a := range before {
-			next.Outcomes = append(next.Outcomes, b.outcomes(a)...)
-		}
-		if err := s.Apply(t.Context(), next); err != nil {
-			t.Fatal(err)
-		}
-		before = next.Accepts
-		if s.held.span > heldSpan {
-			t.Fatalf("%d deliveries stand behind the first without a row, want %d at most", s.held.span, heldSpan)
-		}
-	}
-	if r := s.held.lanes[gaugeKey{b.tenant, stuck[0].Events[0].Deliveries[0].Webhook}][stuck[0].Events[0].Deliveries[0].ID]; r != nil {
-		t.Error("the delivery that was held all the time has no row yet")
-	}
-	var from int64
-	if err := s.writer.scan("SELECT value FROM settings WHERE name = 'held_from'", func(r row) { from = r.int(0) }); err != nil {
-		t.Fatal(err)
-	}
-	if behind := s.held.last - from; behind > heldSpan+heldSpan/noteParts+size {
-		t.Errorf("a start would look through %d events", behind)
-	}
-}
-
-// TestPruneIsNotUndone holds that a start after a crash makes no rows of
-// deliveries that were deleted as history.
-func TestPruneIsNotUndone(t *testing.T) {
-	dir := t.TempDir()
-	s := openAt(t, dir)
-	b := newBench(t, s)
-	accepts := b.accepts(3)
-	if err := s.Apply(t.Context(), &store.Batch{Accepts: accepts}); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Apply(t.Context(), &store.Batch{Outcomes: append(b.outcomes(accepts[0]), b.outcomes(accepts[1])...)}); err != nil {
-		t.Fatal(err)
-	}
-	later := time.Now().Add(time.Hour)
-	if _, err := s.Prune(t.Context(), store.PruneParams{Before: later, Now: later, Limit: 2}); err != nil { // the deliveries, not yet their events
-		t.Fatal(err)
-	}
-	next := t.TempDir()
-	copyFiles(t, dir, next)
-	again := openAt(t, next)
-	page, err := again.Deliveries(t.Context(), store.DeliveryQuery{Tenant: b.tenant, Limit: 10})
-	if err != nil || len(page.Deliveries) != 1 || page.Deliveries[0].Status != hook.StatusPending {
-		t.Fatalf("after the crash there are %+v, %v; want the one that waits", page, err)
 	}
 }
 

@@ -72,16 +72,17 @@ type held struct {
 	span   int // deliveries of events
 	bytes  int // bodies of events
 	last   int64
-	// unnoted counts the deliveries since held_from was written, and unnotedBytes
-	// the bodies of their events.
+	// unnoted counts the events since held_from was written and the deliveries of
+	// them that were held, and unnotedBytes the bodies of the latter's events.
 	unnoted, unnotedBytes int
 
 	mu      sync.Mutex
-	tenants map[id.Tenant]int // rows that are not written
+	tenants map[id.Tenant]int      // rows that are not written
+	asked   map[id.Tenant]struct{} // of whom somebody is about to read, and waits for the turn
 }
 
 func newHeld() *held {
-	return &held{lanes: map[gaugeKey]map[id.Delivery]*heldRow{}, tenants: map[id.Tenant]int{}}
+	return &held{lanes: map[gaugeKey]map[id.Delivery]*heldRow{}, tenants: map[id.Tenant]int{}, asked: map[id.Tenant]struct{}{}}
 }
 
 func (h *held) any(tenant id.Tenant) bool {
@@ -98,6 +99,21 @@ func (h *held) count(tenant id.Tenant, n int) {
 	} else {
 		delete(h.tenants, tenant)
 	}
+}
+
+func (h *held) ask(tenant id.Tenant) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asked[tenant] = struct{}{}
+}
+
+// takeAsked answers who asked, and forgets them.
+func (h *held) takeAsked() map[id.Tenant]struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	asked := h.asked
+	h.asked = map[id.Tenant]struct{}{}
+	return asked
 }
 
 // hold takes note of the deliveries of a new event that need no row yet, and
@@ -235,7 +251,8 @@ func (t *tx) boundHeld() error {
 	}
 	w := t.newDeliveries()
 	for _, e := range h.events {
-		if span <= heldSpan && bytes <= heldBytes {
+		// A start reads what lies between, whether it was held or not.
+		if span <= heldSpan && bytes <= heldBytes && t.lastEvent-e.n < heldSpan {
 			break
 		}
 		if err := t.writeHeldOf(&w, e); err != nil {
@@ -257,15 +274,23 @@ func (t *tx) boundHeld() error {
 // row.
 func (t *tx) noteHeld() error {
 	from := t.lastEvent + 1
-	for _, e := range t.s.held.events {
-		if e.unwritten() {
-			from = e.n
-			break
-		}
+	if e := t.firstHeld(); e != nil {
+		from = e.n
 	}
 	t.heldNoted = true
 	_, err := t.exec("UPDATE settings SET value = ? WHERE name = 'held_from'", from)
 	return err
+}
+
+// firstHeld is the first event that has a delivery without a row; nil if there
+// is none.
+func (t *tx) firstHeld() *heldEvent {
+	for _, e := range t.s.held.events {
+		if e.unwritten() {
+			return e
+		}
+	}
+	return nil
 }
 
 func (e *heldEvent) unwritten() bool {
@@ -280,10 +305,11 @@ func (e *heldEvent) unwritten() bool {
 // keepHeld takes over what a committed transaction did to what is held.
 func (s *Store) keepHeld(t *tx) {
 	h := s.held
-	h.last = t.lastEvent
 	if t.heldNoted {
 		h.unnoted, h.unnotedBytes = 0, 0
 	}
+	h.unnoted += int(t.lastEvent - h.last)
+	h.last = t.lastEvent
 	for _, e := range h.events[len(h.events)-t.heldEvents:] {
 		h.span += len(e.rows)
 		h.bytes += e.size
@@ -341,7 +367,22 @@ func (s *Store) settled(ctx context.Context, tenant id.Tenant) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	return s.write(ctx, func(t *tx) error { return t.settleTenant(tenant) })
+	s.held.ask(tenant)
+	release, err := s.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if !s.held.any(tenant) {
+		return nil // somebody who had the turn before did it
+	}
+	// A commit costs as much for one as for all who wait: whoever publishes
+	// waits behind it.
+	asked := s.held.takeAsked()
+	asked[tenant] = struct{}{} // not there if the one before failed
+	return edge(s.transact(ctx, func(t *tx) error {
+		return t.settleEvents(func(e *heldEvent) bool { _, ok := asked[e.tenant]; return ok })
+	}))
 }
 
 // orUnsettled is the error of a search for something that was not found: it may

@@ -240,9 +240,6 @@ type askable struct {
 }
 
 func (t *tx) askable(tenant id.Tenant, delivery id.Delivery) (askable, error) {
-	if err := t.settleTenant(tenant); err != nil {
-		return askable{}, err
-	}
 	var a askable
 	found, err := t.one(sqlAskable, func(r row) {
 		a = askable{readID[id.Webhook](r, 0), hook.Status(r.int(1)), r.int(2), r.int(3)}
@@ -309,6 +306,9 @@ func (s *Store) RetryDelivery(ctx context.Context, p store.RetryParams) (*hook.D
 		if err := t.need(p.Tenant); err != nil {
 			return err
 		}
+		if err := t.settleTenant(p.Tenant); err != nil {
+			return err
+		}
 		a, err := t.askable(p.Tenant, p.Delivery)
 		if err != nil {
 			return err
@@ -334,6 +334,9 @@ func (s *Store) CancelDelivery(ctx context.Context, tenant id.Tenant, delivery i
 	var out *hook.Delivery
 	err := s.write(ctx, func(t *tx) error {
 		if err := t.need(tenant); err != nil {
+			return err
+		}
+		if err := t.settleTenant(tenant); err != nil {
 			return err
 		}
 		a, err := t.askable(tenant, delivery)

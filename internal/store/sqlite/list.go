@@ -62,6 +62,13 @@ func putTime(b *[16]byte, t time.Time) {
 	copy(b[:6], wide[:6])
 }
 
+// idTime is what putTime set.
+func idTime[T ~[16]byte](v T) time.Time {
+	var wide [8]byte
+	copy(wide[2:], v[:6])
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(wide[:])))
+}
+
 // list is a walk over rows in falling order of ids: id, and whether wanted.
 type list struct {
 	text string

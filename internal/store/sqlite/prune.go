@@ -15,9 +15,10 @@ import (
 // in a pass, not once in a call.
 
 const (
-	sqlOldDeliveries = `SELECT id, webhook_id, created_at, completed_at, status, era FROM deliveries
+	sqlOldDeliveries = `SELECT id, webhook_id, created_at, completed_at, status, era, event_id FROM deliveries
 		WHERE tenant_id = ? AND id > ? ORDER BY id LIMIT ?`
-	sqlOldEvents = `SELECT id, created_at, given_id, deliveries, n FROM events INDEXED BY events_id
+	sqlEventNumber = `SELECT n FROM events WHERE tenant_id = ? AND id = ?`
+	sqlOldEvents   = `SELECT id, created_at, given_id, deliveries, n FROM events INDEXED BY events_id
 		WHERE tenant_id = ? AND id > ? ORDER BY id LIMIT ?`
 	sqlNextTenant    = `SELECT id FROM tenants WHERE id > ? ORDER BY id LIMIT 1`
 	sqlNextCounted   = `SELECT webhook_id FROM counters WHERE tenant_id = ? AND webhook_id >= ? ORDER BY webhook_id LIMIT 1`
@@ -55,6 +56,8 @@ type pruner struct {
 	pass  prunePass
 	out   store.PruneResult
 	looks int // what may still be looked at
+	// held is the first event that a start after a crash looks at; nil for none.
+	held *heldEvent
 }
 
 // Prune deletes what is old and finished. A delivery that a running retry-all
@@ -69,12 +72,17 @@ func (s *Store) Prune(ctx context.Context, params store.PruneParams) (*store.Pru
 	p := &pruner{p: params, pass: s.pass, looks: 4*params.Limit + 1000}
 	err = s.transact(ctx, func(t *tx) error {
 		p.t = t
-		// An event whose deliveries have no rows looks as if they were gone.
+		// An old event whose deliveries have no rows looks as if they were gone.
 		// And a start after a crash must not make rows again of what is deleted
-		// here.
-		if err := t.settleAll(); err != nil {
+		// here: see deliveries.
+		before := millis(params.Before)
+		if err := t.settleEvents(func(e *heldEvent) bool { return e.created < before }); err != nil {
 			return err
 		}
+		if err := t.noteHeld(); err != nil {
+			return err
+		}
+		p.held = t.firstHeld()
 		if err := p.usedUp(); err != nil {
 			return err
 		}
@@ -236,6 +244,9 @@ func (p *pruner) deliveries() (ended bool, err error) {
 		if era, ok := kept[d.webhook]; ok && d.failed && d.era < era {
 			return true, nil
 		}
+		if later, err := p.afterHeld(tenant, readID[id.Event](r, 6)); later || err != nil {
+			return true, err
+		}
 		old = append(old, d)
 		return true, nil
 	}, tenant[:], from[:], limit)
@@ -256,6 +267,19 @@ func (p *pruner) deliveries() (ended bool, err error) {
 	}
 	p.out.Deliveries += len(old)
 	return ended, nil
+}
+
+// afterHeld reports whether an old delivery is of an event that came after one
+// that is held, as when the clock was set: a start after a crash would make its
+// row again. Its turn is when that one has its row. Ids don't go back when clocks
+// do, so nearly always they tell without a look.
+func (p *pruner) afterHeld(tenant id.Tenant, event id.Event) (bool, error) {
+	if p.held == nil || idTime(event).Before(idTime(p.held.id).Add(-clockSlack)) {
+		return false, nil
+	}
+	number := int64(0)
+	_, err := p.t.one(sqlEventNumber, func(r row) { number = r.int(0) }, tenant[:], event[:])
+	return number >= p.held.n, err
 }
 
 // retries are the webhooks of the tenant with a running retry-all, and its era.

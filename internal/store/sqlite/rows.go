@@ -18,7 +18,7 @@ type rowWriter struct {
 
 // chunkSizes are the numbers of rows that have a statement, largest first: few
 // statements to keep, and nearly all rows in large ones when there are many.
-var chunkSizes = [...]int{64, 8, 1}
+var chunkSizes = [...]int{64, 16, 4, 1}
 
 // write begins to write rows.
 func (t *tx) write(r rows) rowWriter { return rowWriter{t: t, rows: r} }

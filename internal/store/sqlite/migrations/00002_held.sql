@@ -5,5 +5,5 @@
 -- died was sending is found here. NULL where every delivery got its row at once.
 ALTER TABLE events ADD COLUMN held BLOB;
 
--- The first event whose held deliveries may be without a row.
-INSERT INTO settings VALUES ('held_from', 0);
+-- The first event whose held deliveries may be without a row: none so far.
+INSERT INTO settings SELECT 'held_from', coalesce(max(n), 0) + 1 FROM events;
