@@ -49,7 +49,7 @@ type Options struct {
 	// 40,000 and 64 MiB. One tenant may take half of them.
 	MaxWaitingRows, MaxWaitingBytes int
 	// MaxWait is how long an accept may expect to wait until its transaction
-	// begins; default 400 ms. One that would wait longer is refused; the first
+	// begins; default 300 ms. One that would wait longer is refused; the first
 	// one that a tenant has waiting is let in for twice that, since it is not to
 	// blame. A transaction is made as large as is written in a quarter of it. A
 	// store whose every transaction takes longer than MaxWait sets the measure
@@ -138,7 +138,7 @@ func New(o Options) *Committer {
 	orDefault(&o.MaxBatchBytes, 16<<20)
 	orDefault(&o.MaxWaitingRows, 40_000)
 	orDefault(&o.MaxWaitingBytes, 64<<20)
-	orDefault(&o.MaxWait, 400*time.Millisecond)
+	orDefault(&o.MaxWait, 300*time.Millisecond)
 	orDefault(&o.OutcomeDelay, 100*time.Millisecond)
 	orDefault(&o.FlushOutcomes, 256)
 	if o.Recorded == nil {

@@ -74,7 +74,7 @@ func TestTenTimesTooMuch(t *testing.T) {
 		{"a slow machine", 5 * time.Millisecond, 2 * time.Millisecond, 400 * time.Microsecond, 5 * time.Second, 1000, time.Second},
 		{"a slow sync", 200 * time.Millisecond, 400 * time.Microsecond, 40 * time.Microsecond, 5 * time.Second, 2500, 1500 * time.Millisecond},
 		// What each transaction takes, whatever is in it, is no queue's fault.
-		{"a sync that is as slow as can be", 600 * time.Millisecond, 400 * time.Microsecond, 100 * time.Microsecond, 5 * time.Second, 1500, 2500 * time.Millisecond},
+		{"a sync that is as slow as can be", 600 * time.Millisecond, 400 * time.Microsecond, 100 * time.Microsecond, 5 * time.Second, 1000, 2500 * time.Millisecond},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestTheStoreHangs(t *testing.T) {
 		publish(c, j, &wg, accept(2, 1, 0)) // waits behind it
 		time.Sleep(300 * time.Millisecond)
 		publish(c, j, &wg, accept(3, 1, 0))
-		time.Sleep(499 * time.Millisecond)
+		time.Sleep(299 * time.Millisecond)
 		synctest.Wait()
 		if len(j.all()) != 0 {
 			t.Fatalf("answered before it hung for long: %v", j.all())
@@ -170,7 +170,7 @@ func TestTheStoreHangs(t *testing.T) {
 		synctest.Wait()
 		want := []string{"settled 2 false", "answered 2 UNAVAILABLE", "settled 3 false", "answered 3 UNAVAILABLE"}
 		if got := j.all(); len(got) != 4 || got[0] != want[0] {
-			t.Fatalf("after 0.8 s: %v, want %v", got, want)
+			t.Fatalf("after 0.6 s: %v, want %v", got, want)
 		}
 		for range 20 { // seconds
 			time.Sleep(time.Second)
