@@ -8,24 +8,26 @@ import (
 
 // benchCommand measures a server: one that it starts, or one that runs.
 type benchCommand struct {
-	Scenario string `help:"Load to run: default, latency, fanout10, or all." default:"default" placeholder:"NAME"`
+	Scenario string `help:"Loads to run, with commas between them: default, latency, fanout10, fanout100, payload8k, payload200k, batch, or all of these; isolation-hanging, isolation-failing, isolation-429, isolation-drip, isolation-tenant; overload." default:"default" placeholder:"NAMES"`
 	Against  string `help:"Give the same load to something else and compare: relay, a bare forwarder with a synced log." placeholder:"NAME"`
-	Pairs    int    `help:"How often to run; more than once reports medians." default:"1" placeholder:"N"`
+	Pairs    int    `help:"How often to run; more than once reports medians. Default: 9 with --against, else the scenario's." placeholder:"N"`
 
 	Publishers int           `help:"Connections that publish. Default: the scenario's." placeholder:"N"`
 	Rate       float64       `help:"Events per second, whatever the server does. Default: the scenario's; 0 is as fast as answers come." placeholder:"N"`
 	Fanout     int           `help:"Webhooks that each get every event. Default: the scenario's." placeholder:"N"`
+	Spread     *bool         `help:"Share the events out among the webhooks: each goes to one of them. Default: the scenario's." negatable:""`
 	Payload    int           `help:"Size of an event's data in bytes. Default: the scenario's." placeholder:"BYTES"`
 	Batch      int           `help:"Events in one request. Default: the scenario's." placeholder:"N"`
 	Slow       int           `help:"Further webhooks that answer late." placeholder:"N"`
 	Hanging    int           `help:"Further webhooks that never answer." placeholder:"N"`
 	Failing    int           `help:"Further webhooks that answer 500." placeholder:"N"`
-	Duration   time.Duration `help:"How long to measure." default:"10s" placeholder:"DURATION"`
-	Warmup     time.Duration `help:"How long to publish before." default:"2s" placeholder:"DURATION"`
+	Duration   time.Duration `help:"How long to measure. Default: the scenario's, mostly 10s." placeholder:"DURATION"`
+	Warmup     time.Duration `help:"How long to publish before; negative: not at all. Default: the scenario's, mostly 2s." placeholder:"DURATION"`
 
-	Target    string `help:"Server to measure that runs already, such as http://127.0.0.1:8080." placeholder:"URL"`
-	APIKey    string `help:"API key of that server." placeholder:"KEY" env:"-"`
-	TargetPID int    `help:"Process id of that server, if it is on this machine." placeholder:"PID" name:"target-pid"`
+	ServerArg []string `help:"Argument for the server that is started, such as --server-arg=--slots=64. May be repeated." placeholder:"ARG" sep:"none"`
+	Target    string   `help:"Server to measure that runs already, such as http://127.0.0.1:8080." placeholder:"URL"`
+	APIKey    string   `help:"API key of that server." placeholder:"KEY" env:"-"`
+	TargetPID int      `help:"Process id of that server, if it is on this machine." placeholder:"PID" name:"target-pid"`
 
 	JSON    string `help:"File to write the whole report to, as JSON." placeholder:"FILE"`
 	TempDir string `help:"Folder for the data: put it on the disk that is to be measured." placeholder:"DIR"`
@@ -34,9 +36,9 @@ type benchCommand struct {
 // Run measures and prints.
 func (c *benchCommand) Run(p *process) error {
 	return bench.Run(p.ctx, bench.Options{
-		Target: c.Target, APIKey: c.APIKey, TargetPID: c.TargetPID,
+		Target: c.Target, APIKey: c.APIKey, TargetPID: c.TargetPID, ServeArgs: c.ServerArg,
 		Scenario: c.Scenario, Against: c.Against, Pairs: c.Pairs,
-		Publishers: c.Publishers, Rate: c.Rate, Fanout: c.Fanout, PayloadBytes: c.Payload, Batch: c.Batch,
+		Publishers: c.Publishers, Rate: c.Rate, Fanout: c.Fanout, Spread: c.Spread, PayloadBytes: c.Payload, Batch: c.Batch,
 		Slow: c.Slow, Hanging: c.Hanging, Failing: c.Failing, Duration: c.Duration, Warmup: c.Warmup,
 		JSONFile: c.JSON, TempDir: c.TempDir,
 	}, p.stdout)

@@ -82,8 +82,8 @@ func TestServerAgainstRelay(t *testing.T) {
 			t.Errorf("%q is not in the table:\n%s", want, out)
 		}
 	}
-	if sr.Ratio["deliveredPerSecond"] <= 0 || sr.Ratio["latencyP99Ms"] <= 0 {
-		t.Errorf("ratios %v", sr.Ratio)
+	if r := sr.Ratios["hypha/relay"]; r["deliveredPerSecond"] <= 0 || r["latencyP99Ms"] <= 0 {
+		t.Errorf("ratios %v", sr.Ratios)
 	}
 }
 
@@ -103,6 +103,11 @@ func TestLoads(t *testing.T) {
 		{name: "batches of large events", fanout: 1, change: func(o *Options) { o.Batch, o.PayloadBytes = 7, 20000 }, also: func(t *testing.T, r Result) {
 			if r.Accepted%7 != 0 {
 				t.Errorf("%d events in batches of 7", r.Accepted)
+			}
+		}},
+		{name: "shared out", fanout: 1, change: func(o *Options) { o.Spread, o.Fanout, o.Hanging, o.Rate, o.Warmup = new(true), 3, 1, 20, -1 }, also: func(t *testing.T, r Result) {
+			if r.Bystanders["hang"] != r.Accepted {
+				t.Errorf("a webhook beside the %d got %d events, want all %d", 3, r.Bystanders["hang"], r.Accepted)
 			}
 		}},
 		{name: "no warm-up", fanout: 1, change: func(o *Options) { o.Warmup = -1 }},
@@ -185,21 +190,24 @@ func TestTarget(t *testing.T) {
 	o := short(t)
 	o.ReceiverHost = "127.0.0.1"
 	r := &runner{opts: o}
-	server, base, key, err := r.startServer(t.TempDir())
+	key, err := randomKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &subject{kind: subjectHypha, base: base, process: server}
+	s, err := r.startServer(serverOptions{data: t.TempDir(), key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := s.ready(t.Context(), 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	o.Target, o.APIKey, o.TargetPID = base.String(), key, server.pid()
+	o.Target, o.APIKey, o.TargetPID = s.base.String(), key, s.pid
 	report, out, err := bench(t, t.Context(), o)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	consistent(t, report.Scenarios[0].Runs[0], 1)
-	if err := server.stop(10 * time.Second); err != nil {
+	if err := s.process.stop(10 * time.Second); err != nil {
 		t.Errorf("the target must still run: %v", err)
 	}
 }
@@ -221,7 +229,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		o    Options
 		errs []string
 	}{
-		{"unknown scenario", Options{Scenario: "x"}, []string{`no scenario "x": choose one of default, latency, fanout10, all`}},
+		{"unknown scenario", Options{Scenario: "default, x"}, []string{`no scenario "x": choose one or more of default, latency, fanout10, fanout100,`}},
 		{"everything at once", Options{PayloadBytes: 10, Batch: 1001, Publishers: -1, Rate: -1, Pairs: -1, Duration: -1},
 			[]string{"payload bytes is 10", "batch is 1001", "publishers is -1", "rate is -1", "pairs is -1", "duration is -1ns"}},
 		{"said once for all scenarios", Options{Scenario: "all", PayloadBytes: 10}, []string{"payload bytes is 10: it must be 64 to 8388608"}},
@@ -231,6 +239,10 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"target that is no URL", Options{Target: "127.0.0.1:8080", APIKey: "hypha_x"}, []string{"not a base URL"}},
 		{"against what", Options{Against: "nginx"}, []string{`cannot compare with "nginx"`}},
 		{"batches against the relay", Options{Against: "relay", Batch: 2}, []string{"the relay knows neither batches"}},
+		{"a target that is to be restarted", Options{Scenario: "overload", Target: "http://127.0.0.1:1", APIKey: "k"}, []string{"starts its servers itself"}},
+		{"batches of what has none", Options{Scenario: "overload", Batch: 2}, []string{"scenario overload knows neither batches"}},
+		{"more ill than there are", Options{Scenario: "isolation-429", Fanout: 10}, []string{"fanout is 10: it must be 11 to 4096"}},
+		{"fan-out of what has none", Options{Scenario: "overload", Fanout: 2}, []string{"scenario overload has one webhook"}},
 		{"host that is no address", Options{ReceiverHost: "localhost"}, []string{`"localhost" is not an IP address`}},
 		{"negative bystanders", Options{Slow: -1, Fanout: 2}, []string{"it must be 0 to 4096"}},
 	}
@@ -253,17 +265,62 @@ func TestOptionsAreChecked(t *testing.T) {
 }
 
 func TestOptionsOverrideScenarios(t *testing.T) {
-	_, got, err := Options{Scenario: "all", Publishers: 3, PayloadBytes: 100}.resolve()
-	if err != nil {
-		t.Fatal(err)
+	_, got, bad := Options{Scenario: "all", Publishers: 3, PayloadBytes: 100, Warmup: -1}.resolve()
+	if len(bad) > 0 {
+		t.Fatal(bad)
+	}
+	row := func(name string, change func(*Scenario)) Scenario {
+		s := Scenario{Name: name, Publishers: 3, Fanout: 1, PayloadBytes: 100, Batch: 1, Duration: 10 * time.Second, Pairs: 1}
+		change(&s)
+		return s
 	}
 	want := []Scenario{
-		{Name: "default", Publishers: 3, Fanout: 1, PayloadBytes: 100, Batch: 1},
-		{Name: "latency", Publishers: 3, Rate: 200, Fanout: 1, PayloadBytes: 100, Batch: 1},
-		{Name: "fanout10", Publishers: 3, Fanout: 10, PayloadBytes: 100, Batch: 1},
+		row("default", func(*Scenario) {}),
+		row("latency", func(s *Scenario) { s.Rate = 200 }),
+		row("fanout10", func(s *Scenario) { s.Fanout = 10 }),
+		row("fanout100", func(s *Scenario) { s.Fanout = 100 }),
+		row("payload8k", func(*Scenario) {}),
+		row("payload200k", func(*Scenario) {}),
+		row("batch", func(s *Scenario) { s.Batch = 100 }),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestPairs(t *testing.T) {
+	for _, tt := range []struct {
+		o    Options
+		want []int
+	}{
+		{Options{Scenario: "default,isolation-drip"}, []int{1, 3}},
+		{Options{Scenario: "default,batch,isolation-drip", Against: "relay"}, []int{9, 1, 3}}, // the relay can do the first alone
+		{Options{Scenario: "default,batch,isolation-drip", Against: "relay", Pairs: 2}, []int{2, 2, 2}},
+	} {
+		_, scenarios, bad := tt.o.resolve()
+		var got []int
+		for _, s := range scenarios {
+			got = append(got, s.Pairs)
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" || len(bad) > 0 {
+			t.Errorf("%s (-want +got):\n%s%v", tt.o.Scenario, diff, bad)
+		}
+	}
+}
+
+// What the relay can't do is measured all the same, and the table says so.
+func TestWhatTheRelayCannotDo(t *testing.T) {
+	o := short(t)
+	o.Scenario, o.Against, o.Pairs = "batch", "relay", 1
+	report, out, err := bench(t, t.Context(), o)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if runs := report.Scenarios[0].Runs; len(runs) != 1 || runs[0].Subject != subjectHypha {
+		t.Errorf("runs %+v, want one of hypha", runs)
+	}
+	if !strings.Contains(out, "the relay can't do this") {
+		t.Errorf("the table does not say that nothing is compared:\n%s", out)
 	}
 }
 
@@ -271,7 +328,7 @@ func TestSummaryTakesMediansAndSums(t *testing.T) {
 	run := func(subject string, pair int, perSecond float64, lost uint64) Result {
 		return Result{Subject: subject, Pair: pair, DeliveredPerSecond: perSecond, Lost: lost}
 	}
-	sr := ScenarioReport{Runs: []Result{
+	sr := ScenarioReport{Columns: []string{"hypha", "relay"}, compared: [][2]string{{"hypha", "relay"}}, Runs: []Result{
 		run("hypha", 1, 100, 0), run("relay", 1, 400, 0),
 		run("relay", 2, 100, 0), run("hypha", 2, 90, 2),
 		run("hypha", 3, 300, 1), run("relay", 3, 600, 0),
@@ -283,10 +340,10 @@ func TestSummaryTakesMediansAndSums(t *testing.T) {
 	if got := sr.Summary["hypha"]["lost"]; got != 3 {
 		t.Errorf("lost %v in all, want 3: a median would hide it", got)
 	}
-	if got := sr.Ratio["deliveredPerSecond"]; got != 0.5 {
+	if got := sr.Ratios["hypha/relay"]["deliveredPerSecond"]; got != 0.5 {
 		t.Errorf("median of the ratios 0.25, 0.9, 0.5 is %v, want 0.5", got)
 	}
-	if _, ok := sr.Ratio["cpuSecondsPer1000"]; ok {
+	if _, ok := sr.Ratios["hypha/relay"]["cpuSecondsPer1000"]; ok {
 		t.Error("a ratio of unknown CPU times")
 	}
 	var out strings.Builder
@@ -314,6 +371,52 @@ func TestParseProc(t *testing.T) {
 	}
 	if _, err := parseStatus("VmRSS: many kB\n"); err == nil {
 		t.Error("no error for a size that is none")
+	}
+}
+
+func TestParseIdle(t *testing.T) {
+	// user nice system idle iowait irq softirq steal guest guest_nice
+	text := "cpu  11 12 13 1000 200 14 15 30 0 0\ncpu0 1 1 1 500 100 1 1 15 0 0\ncpu1 1 1 1 500 100 1 1 15 0 0\nintr 5\n"
+	if idle, n, err := parseIdle(text); err != nil || idle != 12300*ms || n != 2 {
+		t.Errorf("%v of %d processors (%v), want 12.3s of 2", idle, n, err)
+	}
+	for _, broken := range []string{"", "cpu  1 2 3 4\ncpu0 1 2 3 4\n", "cpu  1 2 3 x 5 6 7 8\ncpu0 1\n", "cpu  1 2 3 4 5 6 7 8\n"} {
+		if idle, n, err := parseIdle(broken); err == nil {
+			t.Errorf("%q has %v of %d processors, want an error", broken, idle, n)
+		}
+	}
+}
+
+// What else runs is what neither waits nor is ours.
+func TestMeterTellsOthersFromOurs(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	from := reading{at: now, server: usage{cpu: time.Second}, harness: time.Second, idle: 10 * time.Second, processors: 2}
+	to := reading{at: now.Add(10 * time.Second), server: usage{cpu: 5 * time.Second}, harness: 2 * time.Second, idle: 22 * time.Second, processors: 2}
+	// 20 s of processors, of which 12 were idle, 4 the server's and 1 ours.
+	if got := to.since(from); got.server != 4*time.Second || got.harness != time.Second || got.others != 3*time.Second {
+		t.Errorf("taken %+v, want 4s, 1s, 3s", got)
+	}
+}
+
+func TestFigures(t *testing.T) {
+	sr := ScenarioReport{}
+	for _, v := range []float64{3, 1, 2} {
+		sr.figure("speed", "speed, m/s", v)
+		sr.total("lost", "lost", uint64(v))
+	}
+	sr.figure("size", "size", 1.26)
+	want := []Figure{
+		{Name: "speed", Label: "speed, m/s", Value: 2, Values: []float64{3, 1, 2}},
+		{Name: "lost", Label: "lost", Value: 6, Values: []float64{3, 1, 2}},
+		{Name: "size", Label: "size", Value: 1.26, Values: []float64{1.26}},
+	}
+	if diff := cmp.Diff(want, sr.Figures); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	var out strings.Builder
+	sr.figuresTable().write(&out)
+	if want := "speed, m/s                             2\nlost                                   6\nsize                                1.26\n"; out.String() != want {
+		t.Errorf("printed\n%swant\n%s", out.String(), want)
 	}
 }
 

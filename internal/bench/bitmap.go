@@ -62,8 +62,36 @@ func (b *bitmap) missingFrom(other *bitmap) uint64 {
 	return uint64(missing)
 }
 
-// appendTo appends the set to dst as little-endian words, page by page.
-func (b *bitmap) appendTo(dst []byte) []byte {
+// count is how many numbers are in the set.
+func (b *bitmap) count() uint64 { return b.missingFrom(&bitmap{}) }
+
+// every is the numbers of the set that leave the given rest when they are
+// divided by n.
+func (b *bitmap) every(n, rest uint64) *bitmap {
+	out := &bitmap{pages: make([]*[pageWords]uint64, len(b.pages))}
+	for p, page := range b.pages {
+		if page == nil {
+			continue
+		}
+		first := uint64(p) * pageBits
+		start := (rest + n - first%n) % n // of the page, the first with that rest
+		kept := new([pageWords]uint64)
+		for i := start; i < pageBits; i += n {
+			kept[i/64] |= page[i/64] & (1 << (i % 64))
+		}
+		out.pages[p] = kept
+	}
+	return out
+}
+
+// holds says whether n is in the set.
+func (b *bitmap) holds(n uint64) bool {
+	return b.has(n) && b.pages[n/pageBits][n%pageBits/64]&(1<<(n%64)) != 0
+}
+
+// encode is the set as little-endian words, page by page.
+func (b *bitmap) encode() []byte {
+	dst := make([]byte, 0, len(b.pages)*pageBytes)
 	for _, page := range b.pages {
 		if page == nil {
 			page = new([pageWords]uint64)
@@ -75,7 +103,7 @@ func (b *bitmap) appendTo(dst []byte) []byte {
 	return dst
 }
 
-// parseBitmap reads what appendTo wrote; a trailing part of a page is ignored.
+// parseBitmap reads what encode wrote; a trailing part of a page is ignored.
 func parseBitmap(src []byte) *bitmap {
 	b := &bitmap{}
 	for len(src) >= pageBytes {

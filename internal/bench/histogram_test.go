@@ -98,8 +98,22 @@ func TestBitmapIsASet(t *testing.T) {
 		if got := a.missingFrom(b); got != want {
 			t.Fatalf("missingFrom = %d, want %d", got, want)
 		}
+		n := rapid.Uint64Range(1, 200).Draw(t, "n")
+		rest := rapid.Uint64Range(0, n-1).Draw(t, "rest")
+		every, of := a.every(n, rest), uint64(0)
+		for v := range inA {
+			if v%n == rest {
+				of++
+				if !every.holds(v) {
+					t.Fatalf("%d leaves %d by %d, but is not among those", v, rest, n)
+				}
+			}
+		}
+		if got := every.count(); got != of {
+			t.Fatalf("%d numbers leave %d by %d, want %d", got, rest, n, of)
+		}
 		// What travels between processes is the same set.
-		if got := parseBitmap(a.appendTo(nil)).missingFrom(parseBitmap(b.appendTo(nil))); got != want {
+		if got := parseBitmap(a.encode()).missingFrom(parseBitmap(b.encode())); got != want {
 			t.Fatalf("missingFrom after encoding = %d, want %d", got, want)
 		}
 	})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,17 +28,80 @@ type load struct {
 	rate       float64 // events per second; 0 is a closed loop
 	batch      int
 	duration   time.Duration
-	connect    func() publisher
+
+	// drop makes an open loop one that offers more than can be sent: a batch
+	// that is due while every connection waits for an answer is left out,
+	// instead of sent late, so that what a publisher measures is the server and
+	// not its own queue. And however many publishes fail, it goes on.
+	drop bool
+
+	connect func() publisher
 }
+
+// dropAfter is how late a batch may be sent if late ones are dropped: a busy
+// machine wakes publishers late.
+const dropAfter = 10 * time.Millisecond
 
 // published is what a load has done, in events (not in batches).
 type published struct {
 	accepted, refused, failed uint64
-	unsent                    uint64     // due in an open loop, but never published
-	numbers                   bitmap     // of the accepted events
-	ack                       *histogram // from a publish's start to its 202, once per publish
-	first, last               time.Time  // the first publish's start, the last 202
-	failure                   error      // the first failure
+	unsent                    uint64         // due in an open loop, but never published
+	statuses                  map[int]uint64 // of the answers; 0 is none
+	unnamed                   uint64         // refused without saying when to try again
+	numbers                   bitmap         // of the accepted events
+	ack                       histogram      // from a publish's start to its 202, once per publish
+	refusal                   histogram      // from the sending to the 429 or 503, once per publish
+	first, last               time.Time      // the first publish's start, the last 202
+	failure                   error          // the first failure
+}
+
+func newPublished() *published { return &published{statuses: map[int]uint64{}} }
+
+// note adds what became of one publish of size events, the first of which is
+// numbered first. It is deemed to have begun at the one time, and was sent and
+// answered at the others.
+func (p *published) note(o outcome, first, size uint64, at, sent, answered time.Time) {
+	p.statuses[o.status] += size
+	if p.first.IsZero() || at.Before(p.first) {
+		p.first = at
+	}
+	switch o.verdict {
+	case accepted:
+		p.accepted += size
+		if answered.After(p.last) {
+			p.last = answered
+		}
+		p.ack.record(answered.Sub(at))
+		for n := range size {
+			p.numbers.add(first + n)
+		}
+	case refused:
+		p.refused += size
+		p.refusal.record(answered.Sub(sent))
+		if !o.retrySaid {
+			p.unnamed += size
+		}
+	case failed:
+		p.failed += size
+		if p.failure == nil {
+			p.failure = o.err
+		}
+	}
+}
+
+// byStatus is how many events were answered with each status that is usual, and
+// with others or none.
+func (p *published) byStatus() map[string]uint64 {
+	out := map[string]uint64{}
+	for status, n := range p.statuses {
+		switch status {
+		case http.StatusAccepted, http.StatusTooManyRequests, http.StatusServiceUnavailable:
+			out[strconv.Itoa(status)] += n
+		default:
+			out["other"] += n
+		}
+	}
+	return out
 }
 
 // perSecond is the number of accepted events over the time from the first
@@ -69,9 +134,8 @@ func (l load) drive(ctx context.Context) (*published, error) {
 
 	var (
 		next    atomic.Uint64 // the next batch
-		mu      sync.Mutex    // guards numbers, failure
-		total   = &published{ack: new(histogram)}
-		parts   = make([]published, l.publishers)
+		mu      sync.Mutex    // guards total
+		total   = newPublished()
 		start   = time.Now()
 		end     = start.Add(l.duration)
 		giveUp  = end.Add(l.duration)
@@ -83,7 +147,15 @@ func (l load) drive(ctx context.Context) (*published, error) {
 	}
 
 	// take returns the next batch and when its publishing is deemed to begin.
-	take := func(part *published) (batch uint64, at time.Time, ok bool) {
+	take := func() (batch uint64, at time.Time, ok bool) {
+		var unsent uint64
+		defer func() {
+			if unsent > 0 {
+				mu.Lock()
+				total.unsent += unsent
+				mu.Unlock()
+			}
+		}()
 		for {
 			if l.rate == 0 {
 				at = time.Now()
@@ -98,24 +170,23 @@ func (l load) drive(ctx context.Context) (*published, error) {
 				return 0, at, false
 			}
 			now := time.Now()
-			if now.After(giveUp) {
-				part.unsent += size
+			switch {
+			case now.After(giveUp), l.drop && now.Sub(at) > dropAfter:
+				unsent += size
 				continue
+			case l.drop && now.After(at):
+				return batch, now, ctx.Err() == nil
 			}
-			if !sleep(ctx, at.Sub(now)) {
-				return 0, at, false
-			}
-			return batch, at, true
+			return batch, at, sleep(ctx, at.Sub(now))
 		}
 	}
 
-	work := func(part *published) {
+	work := func() {
 		p := l.connect()
 		defer p.close()
-		part.ack = new(histogram)
 		failures := 0
 		for {
-			batch, at, ok := take(part)
+			batch, at, ok := take()
 			if !ok {
 				return
 			}
@@ -124,40 +195,27 @@ func (l load) drive(ctx context.Context) (*published, error) {
 				cancel(fmt.Errorf("%w: more than %d events in one run", errGaveUp, uint64(maxNumber)))
 				return
 			}
-			if part.first.IsZero() {
-				part.first = at
-			}
+			sent := time.Now()
 			o := p.publish(ctx, number, at)
+			answered := time.Now()
+			if o.verdict == failed && ctx.Err() != nil {
+				return // we broke it off ourselves
+			}
+			mu.Lock()
+			total.note(o, number, size, at, sent, answered)
+			mu.Unlock()
 			switch o.verdict {
 			case accepted:
 				failures = 0
-				part.last = time.Now()
-				part.ack.record(part.last.Sub(at))
-				part.accepted += size
-				mu.Lock()
-				for n := range size {
-					total.numbers.add(number + n)
-				}
-				mu.Unlock()
 			case refused:
 				failures = 0
-				part.refused += size
 				if l.rate == 0 {
 					wait := refusalBackoff
 					override(&wait, o.retryAfter)
 					sleep(ctx, min(wait, maxBackoff))
 				}
 			case failed:
-				if ctx.Err() != nil {
-					return // we broke it off ourselves
-				}
-				part.failed += size
-				mu.Lock()
-				if total.failure == nil {
-					total.failure = o.err
-				}
-				mu.Unlock()
-				if failures++; failures == maxFailures {
+				if failures++; failures == maxFailures && !l.drop {
 					cancel(fmt.Errorf("%w after %d failures in a row: %w", errGaveUp, failures, o.err))
 					return
 				}
@@ -167,25 +225,10 @@ func (l load) drive(ctx context.Context) (*published, error) {
 	}
 
 	var wg sync.WaitGroup
-	for i := range parts {
-		wg.Go(func() { work(&parts[i]) })
+	for range l.publishers {
+		wg.Go(work)
 	}
 	wg.Wait()
-
-	for i := range parts {
-		part := &parts[i]
-		total.accepted += part.accepted
-		total.refused += part.refused
-		total.failed += part.failed
-		total.unsent += part.unsent
-		total.ack.merge(part.ack)
-		if total.first.IsZero() || (!part.first.IsZero() && part.first.Before(total.first)) {
-			total.first = part.first
-		}
-		if part.last.After(total.last) {
-			total.last = part.last
-		}
-	}
 	return total, context.Cause(ctx)
 }
 

@@ -75,7 +75,7 @@ func TestOpenLoopCountsFromTheSchedule(t *testing.T) {
 		for _, d := range []time.Duration{1, 1, 35, 26, 17, 8, 1, 1, 1, 1} {
 			wantAck.record(d * ms)
 		}
-		if *p.ack != *wantAck {
+		if p.ack != *wantAck {
 			t.Errorf("ack %+v, want %+v", p.ack.latency(), wantAck.latency())
 		}
 		if p.accepted != 10 || p.unsent != 0 || p.last.Sub(p.first) != 91*ms {
@@ -168,6 +168,58 @@ func TestClosedLoopBacksOffWhenRefused(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestDroppingLoadSendsNothingLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// 1,000 events/s are due on one connection; a publish takes 25 ms.
+		s := &scripted{act: func(context.Context, uint64) outcome {
+			time.Sleep(25 * ms)
+			return outcome{verdict: failed, err: errors.New("broken")}
+		}}
+		l := load{publishers: 1, rate: 1000, batch: 1, duration: 2 * time.Second, drop: true, connect: s.connect(time.Now())}
+		p, err := l.drive(t.Context())
+		if err != nil {
+			t.Fatalf("%v: it must go on, however many publishes fail", err)
+		}
+		for _, b := range s.sent {
+			if late := b.Really - b.At; late != 0 {
+				t.Errorf("event %d counts from %v before it was sent", b.First, late)
+			}
+			if due := time.Duration(b.First) * ms; b.Really-due > dropAfter {
+				t.Errorf("event %d was sent %v after it was due", b.First, b.Really-due)
+			}
+		}
+		if len(s.sent) <= maxFailures || uint64(len(s.sent)) != p.failed || p.failed+p.unsent != 2000 {
+			t.Errorf("failed %d, unsent %d, of 2,000", p.failed, p.unsent)
+		}
+	})
+}
+
+func TestAnswersAreCountedByStatus(t *testing.T) {
+	p := newPublished()
+	start := time.Unix(1700000000, 0)
+	at := func(n int) time.Time { return start.Add(time.Duration(n) * ms) }
+	for _, o := range []outcome{
+		{verdict: accepted, status: 202},
+		{verdict: refused, status: 429, retrySaid: true},
+		{verdict: refused, status: 503},
+		{verdict: failed, status: 500, err: errors.New("first")},
+		{verdict: failed, err: errors.New("second")},
+	} {
+		// Due at 1, sent at 5, answered at 9 ms.
+		p.note(o, 0, 2, at(1), at(5), at(9))
+	}
+	want := map[string]uint64{"202": 2, "429": 2, "503": 2, "other": 4}
+	if diff := cmp.Diff(want, p.byStatus()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if p.unnamed != 2 || p.failure.Error() != "first" {
+		t.Errorf("%d refused without a time, failure %v; want 2, first", p.unnamed, p.failure)
+	}
+	if p.ack.max != int64(8*ms) || p.refusal.max != int64(4*ms) || p.refusal.n != 2 {
+		t.Errorf("the 202 took %v, refusals %v; want 8ms from when it was due, 4ms from the sending", time.Duration(p.ack.max), time.Duration(p.refusal.max))
 	}
 }
 

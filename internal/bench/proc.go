@@ -65,3 +65,35 @@ func parseStatus(text string) (Memory, error) {
 	}
 	return m, nil
 }
+
+// parseIdle reads the time that all processors together were not at work, and
+// how many there are, from /proc/stat (proc_stat(5)): idle, iowait and steal
+// time. That is asked for rather than the time at work, because the kernel
+// counts the latter by what it finds at each tick, and misses what is shorter.
+func parseIdle(text string) (idle time.Duration, processors int, err error) {
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) == 0 || !strings.HasPrefix(fields[0], "cpu"):
+			continue
+		case fields[0] != "cpu":
+			processors++
+			continue
+		case len(fields) < 9:
+			return 0, 0, errors.New("/proc/stat has fewer than 8 times of the processors")
+		}
+		var ticks int64
+		for _, i := range []int{4, 5, 8} {
+			n, err := strconv.ParseInt(fields[i], 10, 64)
+			if err != nil {
+				return 0, 0, fmt.Errorf("/proc/stat: not a time: %q", fields[i])
+			}
+			ticks += n
+		}
+		idle = time.Duration(ticks) * clockTick
+	}
+	if processors == 0 {
+		return 0, 0, errors.New("/proc/stat names no processors")
+	}
+	return idle, processors, nil
+}

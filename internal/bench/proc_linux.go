@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // readUsage reads what the process has taken so far.
@@ -24,6 +25,16 @@ func readUsage(pid int) (usage, error) {
 	}
 	u.memory, err = parseStatus(string(status))
 	return u, err
+}
+
+// readIdle is the time that the machine's processors were not at work since its
+// start, all together, and how many there are; 0 if unknown.
+func readIdle() (idle time.Duration, processors int, err error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0, fmt.Errorf("reading what the machine does: %w", err)
+	}
+	return parseIdle(string(text))
 }
 
 // loadAverage is the load average over the last minute; 0 if unknown.

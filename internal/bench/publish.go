@@ -13,8 +13,19 @@ import (
 	"time"
 )
 
-// eventType is the type of every event that the harness publishes.
-const eventType = "bench.event"
+const (
+	// eventType is the type of the events that the harness publishes, unless
+	// they have types of their own.
+	eventType = "bench.event"
+
+	// anyEventType subscribes to those of spreadType, which typeDigits number.
+	anyEventType = eventType + ".*"
+	typeDigits   = 4
+)
+
+// spreadType is the type of the events for one webhook of those that events
+// are shared out among.
+func spreadType(hook int) string { return fmt.Sprintf("%s.%0*d", eventType, typeDigits, hook) }
 
 const (
 	// requestTimeout bounds one publish from its first byte to the last of the
@@ -31,7 +42,9 @@ const (
 // An outcome is what became of one publish.
 type outcome struct {
 	verdict    verdict
+	status     int           // of the answer; 0 if there was none
 	retryAfter time.Duration // of a refusal; 0 if the server did not say
+	retrySaid  bool          // of a refusal: the server said when to try again
 	err        error         // of a failure
 }
 
@@ -57,8 +70,10 @@ type wirePublisher struct {
 	address string
 	tls     *tls.Config // nil: plain
 	run     uint32
+	types   int // as in wireEvents
 	request []byte
 	markers []int // where in request the markers are
+	numbers []int // where in request the types' numbers are
 
 	conn     net.Conn
 	reader   *wireReader
@@ -66,23 +81,39 @@ type wirePublisher struct {
 	stop     func() bool // detaches conn from the context
 }
 
-// newWirePublisher prepares publishing batches of the given size to the server
-// at base. A batch of one goes to /services/events.
-func newWirePublisher(base *url.URL, apiKey string, run uint32, batch, payloadBytes int) *wirePublisher {
-	path, body, markers := "/services/events", []byte(nil), []int(nil)
+// wireEvents says what the events of a wirePublisher are.
+type wireEvents struct {
+	run          uint32
+	eventType    string // of all, if types is 0
+	types        int    // event n has the spreadType of n mod types
+	batch        int
+	payloadBytes int
+}
+
+// newWirePublisher prepares publishing to the server at base. A batch of one
+// goes to /services/events.
+func newWirePublisher(base *url.URL, apiKey string, e wireEvents) *wirePublisher {
+	path, body, markers, numbers := "/services/events", []byte(nil), []int(nil), []int(nil)
+	if e.types > 0 {
+		e.eventType = spreadType(0)
+	}
 	add := func() {
-		body = append(body, `{"type":"`+eventType+`","data":`...)
+		body = append(body, `{"type":"`+e.eventType...)
+		if e.types > 0 {
+			numbers = append(numbers, len(body)-typeDigits)
+		}
+		body = append(body, `","data":`...)
 		var at int
-		body, at = appendData(body, payloadBytes)
+		body, at = appendData(body, e.payloadBytes)
 		body = append(body, '}')
 		markers = append(markers, at)
 	}
-	if batch == 1 {
+	if e.batch == 1 {
 		add()
 	} else {
 		path += "/batch"
 		body = append(body, `{"events":[`...)
-		for i := range batch {
+		for i := range e.batch {
 			if i > 0 {
 				body = append(body, ',')
 			}
@@ -96,10 +127,14 @@ func newWirePublisher(base *url.URL, apiKey string, run uint32, batch, payloadBy
 		"User-Agent: hypha-bench\r\n" +
 		"Content-Type: application/json\r\n" +
 		"Content-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n"
-	for i := range markers {
-		markers[i] += len(head)
+	for _, places := range [][]int{markers, numbers} {
+		for i := range places {
+			places[i] += len(head)
+		}
 	}
-	p := &wirePublisher{run: run, request: append([]byte(head), body...), markers: markers}
+	p := &wirePublisher{
+		run: e.run, types: e.types, request: append([]byte(head), body...), markers: markers, numbers: numbers,
+	}
 	port := base.Port()
 	if base.Scheme == "https" {
 		setDefault(&port, "443")
@@ -114,12 +149,15 @@ func (p *wirePublisher) publish(ctx context.Context, first uint64, sentAt time.T
 	for i, at := range p.markers {
 		marker{run: p.run, number: first + uint64(i), sentAt: sentAt.UnixNano()}.put(p.request[at:])
 	}
+	for i, at := range p.numbers {
+		putDecimal(p.request[at:at+typeDigits], (first+uint64(i))%uint64(p.types))
+	}
 	answer, err := p.exchange(ctx)
 	if err != nil {
 		p.close()
 		return outcome{verdict: failed, err: err}
 	}
-	o := outcome{retryAfter: answer.retryAfter}
+	o := outcome{status: answer.status, retryAfter: answer.retryAfter, retrySaid: answer.retrySaid}
 	switch answer.status {
 	case http.StatusAccepted:
 		o.verdict = accepted

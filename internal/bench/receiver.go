@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/url"
 	"strconv"
@@ -38,13 +37,16 @@ const (
 // webhooks apart:
 //
 //	/ok/N              200 at once; arrivals are counted and timed
+//	/well/N            200 at once; arrivals are counted as those below are
 //	/slow/N?ms=M       200 after M milliseconds
 //	/hang/N            never; the connection stays open until the peer leaves
+//	/drip/N            200, and then a body of a byte a second
 //	/fail/N            500
+//	/busy/N            429, Retry-After: 5
 //
-// For the harness itself there are POST /_reset?run=R, which forgets everything
-// and counts only arrivals of run R from then on, POST /_stats, and POST
-// /_arrived?hook=N, the numbers that have arrived at /ok/N as a bitmap.
+// For the harness itself there are POST /_reset?run=R, which forgets what has
+// arrived and counts only arrivals of run R from then on, POST /_stats, and
+// POST /_arrived?hook=N, the numbers that have arrived at /ok/N as a bitmap.
 func RunReceiver(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	flags := flag.NewFlagSet("bench-receiver", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the error says it all
@@ -62,7 +64,7 @@ func RunReceiver(ctx context.Context, args []string, stdin io.Reader, stdout io.
 	if _, err := fmt.Fprintf(stdout, "%s%s\n", listening, ln.Addr()); err != nil {
 		return errors.Join(fmt.Errorf("bench-receiver: saying where it listens: %w", err), ln.Close())
 	}
-	rc := &receiver{tally: newTally()}
+	rc := newReceiver()
 	return rc.serve(ctx, ln)
 }
 
@@ -81,8 +83,11 @@ func endWith(stdin io.Reader, end func()) {
 
 // A receiver serves the connections of one listener.
 type receiver struct {
-	tally *tally
+	tally      *tally
+	bystanders *bystanders
 }
+
+func newReceiver() *receiver { return &receiver{tally: newTally(), bystanders: newBystanders()} }
 
 // serve accepts connections until ctx is done, and returns when all of them
 // are closed.
@@ -116,6 +121,8 @@ func (rc *receiver) serve(ctx context.Context, ln net.Listener) error {
 // A connection's answers, whole. Nothing in them is worth a header more.
 const (
 	answerOK       = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	answerBusy     = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
+	answerDrip     = "HTTP/1.1 200 OK\r\nContent-Length: 86400\r\n\r\n" // a day of bytes
 	answerFail     = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
 	answerNotFound = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 	answerContinue = "HTTP/1.1 100 Continue\r\n\r\n"
@@ -145,17 +152,11 @@ func (rc *receiver) connection(ctx context.Context, conn net.Conn) {
 		case mode == modeOK:
 			rc.tally.arrived(hook, req.body, time.Now())
 		default:
-			rc.tally.bystander(mode)
-			switch mode {
-			case modeSlow:
-				if !sleep(ctx, delay(query)) {
-					return
-				}
-			case modeHang:
-				hang(reader.br)
+			ended := rc.bystanders.began(mode, hook, req.body, time.Now())
+			answer = misbehave(ctx, conn, reader.br, mode, query)
+			ended()
+			if answer == "" {
 				return
-			case modeFail:
-				answer = answerFail
 			}
 		}
 		if _, err := io.WriteString(conn, answer); err != nil || req.close {
@@ -164,15 +165,62 @@ func (rc *receiver) connection(ctx context.Context, conn net.Conn) {
 	}
 }
 
+// misbehave does what a webhook of the mode does, and returns what is still to
+// be answered: nothing if the connection is of no use any more.
+func misbehave(ctx context.Context, conn net.Conn, br *bufio.Reader, mode, query string) string {
+	switch mode {
+	case modeSlow:
+		if !sleep(ctx, delay(query)) {
+			return ""
+		}
+	case modeHang:
+		hang(br)
+		return ""
+	case modeDrip:
+		drip(ctx, conn, br)
+		return ""
+	case modeFail:
+		return answerFail
+	case modeBusy:
+		return answerBusy
+	}
+	return answerOK
+}
+
 // hang reads until the peer, or the end of the receiver, closes the connection.
 func hang(br *bufio.Reader) { _, _ = io.Copy(io.Discard, br) }
 
-// The modes of a webhook, as in its path.
+// drip answers slowly until the peer, or the end of the receiver, closes the
+// connection.
+func drip(ctx context.Context, conn net.Conn, br *bufio.Reader) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	reading.Go(func() {
+		hang(br)
+		cancel()
+	})
+	defer func() { _ = conn.Close() }() // ends the reading
+	if _, err := io.WriteString(conn, answerDrip); err != nil {
+		return
+	}
+	for sleep(ctx, time.Second) {
+		if _, err := io.WriteString(conn, "."); err != nil {
+			return
+		}
+	}
+}
+
+// The modes of a webhook, as in its path. No two begin with the same letter.
 const (
 	modeOK   = "ok"
+	modeWell = "well"
 	modeSlow = "slow"
 	modeHang = "hang"
+	modeDrip = "drip"
 	modeFail = "fail"
+	modeBusy = "busy"
 )
 
 // hookPath is the path of a webhook; delay is for slow ones only.
@@ -186,7 +234,12 @@ func hookPath(mode string, hook int, delay time.Duration) string {
 
 func parseHook(path string) (mode string, hook int, ok bool) {
 	mode, number, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	if !ok || (mode != modeOK && mode != modeSlow && mode != modeHang && mode != modeFail) {
+	if !ok {
+		return "", 0, false
+	}
+	switch mode {
+	case modeOK, modeWell, modeSlow, modeHang, modeDrip, modeFail, modeBusy:
+	default:
 		return "", 0, false
 	}
 	hook, err := strconv.Atoi(number)
@@ -215,9 +268,12 @@ func (rc *receiver) control(path, query string) string {
 			return answerNotFound
 		}
 		rc.tally.reset(uint32(run))
+		rc.bystanders.reset()
 		body = []byte("{}")
 	case "/_stats":
-		if body, err = json.Marshal(rc.tally.stats()); err != nil {
+		stats := rc.tally.stats()
+		rc.bystanders.addTo(&stats)
+		if body, err = json.Marshal(stats); err != nil {
 			return answerFail
 		}
 	case "/_arrived":
@@ -243,6 +299,11 @@ type arrivals struct {
 	LastAt     int64             `json:"lastAt"`     // Unix nanoseconds of the last unique arrival
 	LatencyMs  Latency           `json:"latencyMs"`  // publish to first arrival
 	Bystanders map[string]uint64 `json:"bystanders"` // requests to webhooks that are not ok, by mode
+
+	// Of those, arrivals of an event before the one before it can have failed,
+	// and the most requests at once to webhooks that are not well.
+	BystanderDuplicates uint64 `json:"bystanderDuplicates"`
+	BystanderPeak       int    `json:"bystanderPeak"`
 }
 
 // A tally counts arrivals. Its memory is bounded: a histogram of fixed size and
@@ -267,7 +328,7 @@ func (t *tally) reset(run uint32) {
 	defer t.mu.Unlock()
 	t.run, t.pages, t.latency = run, 0, new(histogram)
 	clear(t.seen[:])
-	t.totals = arrivals{Run: formatRun(run), Bystanders: map[string]uint64{}}
+	t.totals = arrivals{Run: formatRun(run)}
 }
 
 func (t *tally) arrived(hook int, body []byte, now time.Time) {
@@ -298,23 +359,16 @@ func (t *tally) arrived(hook int, body []byte, now time.Time) {
 	t.latency.record(time.Duration(t.totals.LastAt - m.sentAt))
 }
 
-func (t *tally) bystander(mode string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.totals.Bystanders[mode]++
-}
-
 func (t *tally) stats() arrivals {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.totals
 	s.LatencyMs = t.latency.latency()
-	s.Bystanders = maps.Clone(t.totals.Bystanders)
 	return s
 }
 
 func (t *tally) numbers(hook int) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.seen[hook].appendTo(nil)
+	return t.seen[hook].encode()
 }

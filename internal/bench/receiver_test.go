@@ -41,11 +41,10 @@ func TestTally(t *testing.T) {
 	ta.arrived(0, bodyOf(marker{run + 1, 3, 0}), now)
 	ta.arrived(0, []byte(`{"type":"webhook.test"}`), now)
 	ta.arrived(0, bodyOf(marker{run, maxNumber + 1, 0}), now)
-	ta.bystander(modeSlow)
 
 	want := arrivals{
 		Run: "0000feed", Unique: 3, Duplicates: 2, Stray: 1, Unmarked: 1, Untracked: 1, LastAt: now.UnixNano(),
-		LatencyMs: Latency{P50: 20, P90: 30, P99: 30, Max: 30}, Bystanders: map[string]uint64{"slow": 1},
+		LatencyMs: Latency{P50: 20, P90: 30, P99: 30, Max: 30},
 	}
 	got := ta.stats()
 	if got.LatencyMs.P50 < 19.8 || got.LatencyMs.P50 > 20.2 {
@@ -118,6 +117,9 @@ func TestReceiverAnswersByPath(t *testing.T) {
 		{"POST", "/ok/4", 200, ""},
 		{"POST", "/slow/0?ms=1", 200, ""},
 		{"POST", "/fail/0", 500, ""},
+		{"POST", "/busy/0", 429, ""},
+		{"POST", "/well/0", 200, ""},
+		{"POST", "/well/0", 200, ""},
 		{"GET", "/ok/3", 404, ""},
 		{"POST", "/ok/4096", 404, ""},
 		{"POST", "/ok/-1", 404, ""},
@@ -145,6 +147,9 @@ func TestReceiverAnswersByPath(t *testing.T) {
 	a, err := rc.stats(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if a.BystanderDuplicates != 1 || a.Bystanders["busy"] != 1 || a.BystanderPeak != 1 {
+		t.Errorf("counts %+v, want 1 duplicate of 2 at a bystander that is well, 1 busy, 1 at once", a)
 	}
 	if a.Run != "000000be" || a.Unique != 2 || a.Duplicates != 1 || a.Bystanders["slow"] != 1 || a.Bystanders["fail"] != 1 {
 		t.Errorf("counts %+v, want 2 unique, 1 duplicate, 1 slow, 1 fail", a)
@@ -183,6 +188,95 @@ func TestReceiverHangsUntilItEnds(t *testing.T) {
 	stop()
 	if n, _ := conn.Read(make([]byte, 1)); n != 0 {
 		t.Error("a hanging webhook has answered")
+	}
+}
+
+func TestReceiverDripsUntilThePeerLeaves(t *testing.T) {
+	address, stop := startReceiver(t)
+	defer stop()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "POST /drip/0 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	head := make([]byte, len(answerDrip))
+	if _, err := io.ReadFull(conn, head); err != nil || string(head) != answerDrip {
+		t.Fatalf("it answered %q (%v)", head, err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stop() // hangs if the webhook does
+}
+
+func TestBystanders(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	event := func(run uint32, number uint64) []byte { return bodyOf(marker{run, number, 0}) }
+	for _, tt := range []struct {
+		name, mode string
+		again      time.Duration // after the first
+		duplicates uint64
+	}{
+		{"one that is well gets it twice", modeWell, time.Hour, 1},
+		{"one that drips has answered 200", modeDrip, time.Hour, 1},
+		{"one that hangs, before the timeout", modeHang, 28 * time.Second, 1},
+		{"one that hangs, after it", modeHang, 35 * time.Second, 0},
+		{"one that fails", modeFail, ms, 0},
+		{"one that is busy", modeBusy, ms, 0},
+	} {
+		b := newBystanders()
+		b.began(tt.mode, 1, event(7, 1), now)()
+		b.reset() // it came in the warm-up
+		b.began(tt.mode, 1, event(7, 1), now.Add(tt.again))()
+		b.began(tt.mode, 1, event(7, 2), now)()
+		b.began(tt.mode, 2, event(7, 1), now)()
+		b.began(tt.mode, 1, event(8, 1), now)()
+		b.began(tt.mode, 1, []byte("{}"), now)()
+		var a arrivals
+		b.addTo(&a)
+		if a.BystanderDuplicates != tt.duplicates || a.Bystanders[tt.mode] != 5 || a.Untracked != 0 {
+			t.Errorf("%s: %+v, want %d duplicates of 5", tt.name, a, tt.duplicates)
+		}
+	}
+}
+
+func TestBystandersInFlight(t *testing.T) {
+	b := newBystanders()
+	now := time.Unix(1700000000, 0)
+	peak := func() int {
+		var a arrivals
+		b.addTo(&a)
+		return a.BystanderPeak
+	}
+	one, two := b.began(modeHang, 1, nil, now), b.began(modeDrip, 2, nil, now)
+	b.began(modeWell, 3, nil, now) // is not counted
+	one()
+	if got := peak(); got != 2 {
+		t.Errorf("at most %d at once, want 2", got)
+	}
+	b.reset()
+	if got := peak(); got != 1 {
+		t.Errorf("at most %d at once since the reset, want the one that is still there", got)
+	}
+	two()
+	b.reset()
+	if got := peak(); got != 0 {
+		t.Errorf("at most %d at once, want none", got)
+	}
+}
+
+func TestBystandersAreBounded(t *testing.T) {
+	b := newBystanders()
+	for n := range uint32(maxTracked) {
+		b.last[delivered{'w', 0, 1, n}] = time.Time{}
+	}
+	b.began(modeWell, 1, bodyOf(marker{1, 1, 0}), time.Unix(1700000000, 0))()
+	var a arrivals
+	b.addTo(&a)
+	if a.Untracked != 1 || len(b.last) != maxTracked {
+		t.Errorf("%d untracked, %d tracked", a.Untracked, len(b.last))
 	}
 }
 
@@ -302,7 +396,7 @@ func TestRelayKeepsAndForwards(t *testing.T) {
 	for n := range uint64(10) {
 		body := bodyOf(marker{5, n, time.Now().UnixNano()})
 		want.Write(append(body, '\n'))
-		status, _, err := request(t.Context(), http.MethodPost, relay+"/services/events", "key", body)
+		status, _, err := request(t.Context(), http.MethodPost, relay+"/services/events", "key", "", body)
 		if err != nil || status != http.StatusAccepted {
 			t.Fatalf("status %d, error %v; want 202", status, err)
 		}

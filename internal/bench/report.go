@@ -3,11 +3,10 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
-	"io"
+	"math"
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -33,21 +32,92 @@ type ScenarioReport struct {
 	Scenario Scenario `json:"scenario"`
 	Duration string   `json:"duration"` // as [time.Duration.String] writes it
 	Warmup   string   `json:"warmup"`
-	Runs     []Result `json:"runs"`
+	Note     string   `json:"note,omitempty"`
+
+	// Columns are the subjects of the runs, in the order of the table.
+	Columns []string `json:"columns"`
+	Runs    []Result `json:"runs"`
 
 	// Summary has, for each subject, every metric by name: the median of the
 	// runs, but the sum of what must not happen at all (lost, duplicates, …).
 	Summary map[string]map[string]float64 `json:"summary"`
 
-	// Ratio is hypha over the relay, the median of the ratios within each pair.
-	Ratio map[string]float64 `json:"ratio,omitempty"`
+	// Ratios has, for two subjects ("hypha/relay"), the median of the ratios
+	// within each pair.
+	Ratios map[string]map[string]float64 `json:"ratios,omitempty"`
+
+	// Figures are what else was measured.
+	Figures []Figure `json:"figures,omitempty"`
+
+	compared [][2]string
+}
+
+// A Figure is one number with its name.
+type Figure struct {
+	Name   string    `json:"name"`
+	Label  string    `json:"label"` // with the unit
+	Value  float64   `json:"value"` // the median of Values, or the sum of what must not happen at all
+	Values []float64 `json:"values"`
+}
+
+// format shows whole numbers and large ones without a fraction.
+func (f Figure) format() string {
+	if f.Value == math.Trunc(f.Value) || math.Abs(f.Value) >= 1000 {
+		return "%.0f"
+	}
+	return "%.2f"
+}
+
+func (sr *ScenarioReport) empty() bool {
+	return len(sr.Runs)+len(sr.Figures) == 0
+}
+
+// pairs is how often the scenario was run.
+func (sr *ScenarioReport) pairs() int {
+	n := 0
+	for _, r := range sr.Runs {
+		n = max(n, r.Pair)
+	}
+	return n
+}
+
+// add takes a result of a pair in, if there is one.
+func (sr *ScenarioReport) add(pair int, result *Result) {
+	if result != nil {
+		result.Pair = pair
+		sr.Runs = append(sr.Runs, *result)
+	}
+}
+
+// figure takes a number in. Of several of one name the median counts.
+func (sr *ScenarioReport) figure(name, label string, value float64) {
+	f := sr.named(name, label)
+	f.Values = append(f.Values, value)
+	f.Value = median(f.Values)
+}
+
+// total is figure for what must not happen at all: the sum counts.
+func (sr *ScenarioReport) total(name, label string, value uint64) {
+	f := sr.named(name, label)
+	f.Values = append(f.Values, float64(value))
+	f.Value += float64(value)
+}
+
+func (sr *ScenarioReport) named(name, label string) *Figure {
+	for i := range sr.Figures {
+		if sr.Figures[i].Name == name {
+			return &sr.Figures[i]
+		}
+	}
+	sr.Figures = append(sr.Figures, Figure{Name: name, Label: label})
+	return &sr.Figures[len(sr.Figures)-1]
 }
 
 // Result is one run. Event counts are of events, delivery counts of arrivals
 // at webhooks that answer 200 at once. Sizes are in bytes; a CPU time, memory
 // or load average of 0 means that the system does not tell.
 type Result struct {
-	Subject string `json:"subject"` // "hypha" or "relay"
+	Subject string `json:"subject"` // a column of the scenario
 	Pair    int    `json:"pair"`
 
 	Accepted          uint64  `json:"accepted"`          // answered 202
@@ -64,19 +134,34 @@ type Result struct {
 	Unaccepted         uint64  `json:"unaccepted"`         // arrived although not accepted
 	Stray              uint64  `json:"stray"`              // arrivals of events from the warm-up
 
+	// Statuses counts events by how their publish was answered: "202", "429",
+	// "503", and "other" for all else and for no answer.
+	Statuses           map[string]uint64 `json:"statuses"`
+	RefusedWithoutTime uint64            `json:"refusedWithoutTime"` // without Retry-After
+
 	LatencyMs Latency `json:"latencyMs"` // publish (open loop: when it was due) to arrival
 	AckMs     Latency `json:"ackMs"`     // publish (open loop: when it was due) to 202
+	RefusalMs Latency `json:"refusalMs"` // sending to 429 or 503
 
 	CPUSeconds        float64 `json:"cpuSeconds"`        // of the server, over the run
 	CPUSecondsPer1000 float64 `json:"cpuSecondsPer1000"` // of the server, per 1,000 deliveries
 	HarnessCPUSeconds float64 `json:"harnessCpuSeconds"` // of publisher and receiver, over the run
+	OtherCPUSeconds   float64 `json:"otherCpuSeconds"`   // of everything else on the machine, over the run
 	MemoryIdle        Memory  `json:"memoryIdle"`        // of the server, before any load
 	MemoryAfter       Memory  `json:"memoryAfter"`
 	LoadBefore        float64 `json:"loadBefore"` // load average over one minute
 	LoadAfter         float64 `json:"loadAfter"`
 
-	// Bystanders counts requests to slow, hanging and failing webhooks.
-	Bystanders map[string]uint64 `json:"bystanders"`
+	// Bystanders counts requests to webhooks that are not measured, by what
+	// these do. BystanderDuplicates are events that came to one again before the
+	// attempt before could have failed, BystanderPeak the most requests at once
+	// to those that are not well.
+	Bystanders          map[string]uint64 `json:"bystanders"`
+	BystanderDuplicates uint64            `json:"bystanderDuplicates"`
+	BystanderPeak       int               `json:"bystanderPeak"`
+
+	NeighbourPerSecond float64 `json:"neighbourPerSecond,omitempty"` // accepted of a second tenant
+	NeighbourRefused   uint64  `json:"neighbourRefused,omitempty"`
 }
 
 // A metric is a row of the table.
@@ -104,11 +189,16 @@ func metrics() []metric {
 		{name: "latencyMaxMs", label: "latency max, ms", format: "%.2f", value: func(r *Result) float64 { return r.LatencyMs.Max }},
 		{name: "ackP50Ms", label: "ack p50, ms", format: "%.2f", value: func(r *Result) float64 { return r.AckMs.P50 }},
 		{name: "ackP99Ms", label: "ack p99, ms", format: "%.2f", value: func(r *Result) float64 { return r.AckMs.P99 }},
+		{name: "refusalP50Ms", label: "refusal p50, ms", format: "%.2f", hideNil: true, value: func(r *Result) float64 { return r.RefusalMs.P50 }},
+		{name: "refusalP99Ms", label: "refusal p99, ms", format: "%.2f", hideNil: true, value: func(r *Result) float64 { return r.RefusalMs.P99 }},
 		{name: "accepted", label: "accepted", format: "%.0f", value: func(r *Result) float64 { return float64(r.Accepted) }},
 		{name: "delivered", label: "delivered", format: "%.0f", value: func(r *Result) float64 { return float64(r.Delivered) }},
 		{name: "lost", label: "lost", format: "%.0f", sum: true, value: func(r *Result) float64 { return float64(r.Lost) }},
 		{name: "duplicates", label: "duplicates", format: "%.0f", sum: true, value: func(r *Result) float64 { return float64(r.Duplicates) }},
 		{name: "refused", label: "refused (429, 503)", format: "%.0f", sum: true, value: func(r *Result) float64 { return float64(r.Refused) }},
+		{name: "refused429", label: "  with 429", format: "%.0f", sum: true, hideNil: true, value: func(r *Result) float64 { return float64(r.Statuses["429"]) }},
+		{name: "refused503", label: "  with 503", format: "%.0f", sum: true, hideNil: true, value: func(r *Result) float64 { return float64(r.Statuses["503"]) }},
+		{name: "refusedWithoutTime", label: "  without Retry-After", format: "%.0f", sum: true, hideNil: true, value: func(r *Result) float64 { return float64(r.RefusedWithoutTime) }},
 		{name: "failed", label: "failed publishes", format: "%.0f", sum: true, hideNil: true, value: func(r *Result) float64 { return float64(r.Failed) }},
 		{name: "unsent", label: "unsent", format: "%.0f", sum: true, hideNil: true, value: func(r *Result) float64 { return float64(r.Unsent) }},
 		{name: "unaccepted", label: "arrived, not accepted", format: "%.0f", sum: true, hideNil: true, value: func(r *Result) float64 { return float64(r.Unaccepted) }},
@@ -121,19 +211,24 @@ func metrics() []metric {
 			}
 			return float64(n)
 		}},
+		{name: "bystanderDuplicates", label: "  of them duplicates", format: "%.0f", sum: true, hideNil: true, value: func(r *Result) float64 { return float64(r.BystanderDuplicates) }},
+		{name: "bystanderPeak", label: "  most at once", format: "%.0f", hideNil: true, value: func(r *Result) float64 { return float64(r.BystanderPeak) }},
+		{name: "neighbourPerSecond", label: "second tenant, accepted/s", format: "%.0f", hideNil: true, value: func(r *Result) float64 { return r.NeighbourPerSecond }},
+		{name: "neighbourRefused", label: "  refused", format: "%.0f", sum: true, hideNil: true, value: func(r *Result) float64 { return float64(r.NeighbourRefused) }},
 		{name: "cpuSeconds", label: "server CPU, s", format: "%.2f", unknown: true, value: func(r *Result) float64 { return r.CPUSeconds }},
 		{name: "cpuSecondsPer1000", label: "  per 1000 deliveries", format: "%.4f", unknown: true, ratio: true, value: func(r *Result) float64 { return r.CPUSecondsPer1000 }},
 		{name: "harnessCpuSeconds", label: "harness CPU, s", format: "%.2f", unknown: true, value: func(r *Result) float64 { return r.HarnessCPUSeconds }},
+		{name: "otherCpuSeconds", label: "other CPU, s", format: "%.2f", unknown: true, value: func(r *Result) float64 { return r.OtherCPUSeconds }},
 		{name: "residentIdleMiB", label: "memory idle, MiB", format: "%.1f", unknown: true, value: func(r *Result) float64 { return float64(r.MemoryIdle.ResidentBytes) / mib }},
 		{name: "residentAfterMiB", label: "memory after, MiB", format: "%.1f", unknown: true, value: func(r *Result) float64 { return float64(r.MemoryAfter.ResidentBytes) / mib }},
 		{name: "peakIdleMiB", label: "memory peak idle, MiB", format: "%.1f", unknown: true, value: func(r *Result) float64 { return float64(r.MemoryIdle.PeakBytes) / mib }},
-		{name: "peakAfterMiB", label: "memory peak after, MiB", format: "%.1f", unknown: true, value: func(r *Result) float64 { return float64(r.MemoryAfter.PeakBytes) / mib }},
+		{name: "peakAfterMiB", label: "memory peak after, MiB", format: "%.1f", unknown: true, ratio: true, value: func(r *Result) float64 { return float64(r.MemoryAfter.PeakBytes) / mib }},
 		{name: "loadBefore", label: "load average before", format: "%.2f", unknown: true, value: func(r *Result) float64 { return r.LoadBefore }},
 		{name: "loadAfter", label: "load average after", format: "%.2f", unknown: true, value: func(r *Result) float64 { return r.LoadAfter }},
 	}
 }
 
-// summarize fills in Summary and Ratio from Runs.
+// summarize fills in Summary and Ratios from Runs.
 func (sr *ScenarioReport) summarize() {
 	bySubject, byPair := map[string][]*Result{}, map[int]map[string]*Result{}
 	for i := range sr.Runs {
@@ -144,7 +239,7 @@ func (sr *ScenarioReport) summarize() {
 		}
 		byPair[r.Pair][r.Subject] = r
 	}
-	sr.Summary, sr.Ratio = map[string]map[string]float64{}, nil
+	sr.Summary, sr.Ratios = map[string]map[string]float64{}, nil
 	for subject, results := range bySubject {
 		sr.Summary[subject] = map[string]float64{}
 		for _, m := range metrics() {
@@ -161,25 +256,30 @@ func (sr *ScenarioReport) summarize() {
 			}
 		}
 	}
-	for _, m := range metrics() {
-		if !m.ratio {
-			continue
-		}
-		var ratios []float64
-		for _, pair := range byPair {
-			hypha, relay := pair[subjectHypha], pair[subjectRelay]
-			if hypha != nil && relay != nil && m.value(hypha) > 0 && m.value(relay) > 0 {
-				ratios = append(ratios, m.value(hypha)/m.value(relay))
+	for _, compared := range sr.compared {
+		ratios := map[string]float64{}
+		for _, m := range metrics() {
+			var values []float64
+			for _, pair := range byPair {
+				a, b := pair[compared[0]], pair[compared[1]]
+				if m.ratio && a != nil && b != nil && m.value(a) > 0 && m.value(b) > 0 {
+					values = append(values, m.value(a)/m.value(b))
+				}
+			}
+			if len(values) > 0 {
+				ratios[m.name] = median(values)
 			}
 		}
 		if len(ratios) > 0 {
-			if sr.Ratio == nil {
-				sr.Ratio = map[string]float64{}
+			if sr.Ratios == nil {
+				sr.Ratios = map[string]map[string]float64{}
 			}
-			sr.Ratio[m.name] = median(ratios)
+			sr.Ratios[ratioName(compared)] = ratios
 		}
 	}
 }
+
+func ratioName(compared [2]string) string { return compared[0] + "/" + compared[1] }
 
 // median is the middle value, or the mean of the two in the middle; 0 of none.
 func median(values []float64) float64 {
@@ -199,62 +299,6 @@ func describeMachine(dir string) Machine {
 		OS: runtime.GOOS, Arch: runtime.GOARCH, Processor: processorName(), Cores: runtime.NumCPU(),
 		GoVersion: runtime.Version(), SyncMs: milliseconds(measureSync(dir)),
 	}
-}
-
-func printMachine(out io.Writer, m Machine) {
-	processor := ""
-	if m.Processor != "" {
-		processor = ", " + m.Processor
-	}
-	_, _ = fmt.Fprintf(out, "%s/%s%s, %s, %s, a 4 KiB append and sync takes %s ms\n",
-		m.OS, m.Arch, processor, count(m.Cores, "core"), m.GoVersion, number("%.2f", m.SyncMs, true))
-}
-
-func printScenario(out io.Writer, sr ScenarioReport) {
-	var subjects []string
-	for _, s := range []string{subjectHypha, subjectRelay} {
-		if sr.Summary[s] != nil {
-			subjects = append(subjects, s)
-		}
-	}
-	runs := 0
-	for _, r := range sr.Runs {
-		runs = max(runs, r.Pair)
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s: %s; %s after %s of warm-up", sr.Scenario.Name, sr.Scenario, sr.Duration, sr.Warmup)
-	if runs > 1 {
-		fmt.Fprintf(&b, "; median of %d runs, the sum of what is lost, doubled, refused or failed", runs)
-	}
-	fmt.Fprintf(&b, "\n\n%-24s", "")
-	for _, s := range subjects {
-		fmt.Fprintf(&b, "%14s", s)
-	}
-	if sr.Ratio != nil {
-		fmt.Fprintf(&b, "%14s", subjectHypha+"/"+subjectRelay)
-	}
-	b.WriteByte('\n')
-	for _, m := range metrics() {
-		if m.hideNil && !slices.ContainsFunc(subjects, func(s string) bool { return sr.Summary[s][m.name] != 0 }) {
-			continue
-		}
-		fmt.Fprintf(&b, "%-24s", m.label)
-		for _, s := range subjects {
-			fmt.Fprintf(&b, "%14s", number(m.format, sr.Summary[s][m.name], m.unknown))
-		}
-		if ratio, ok := sr.Ratio[m.name]; ok {
-			fmt.Fprintf(&b, "%14s", fmt.Sprintf("%.2f", ratio))
-		}
-		b.WriteByte('\n')
-	}
-	_, _ = io.WriteString(out, b.String())
-}
-
-func number(format string, v float64, unknown bool) string {
-	if unknown && v == 0 {
-		return "n/a"
-	}
-	return fmt.Sprintf(format, v)
 }
 
 // write puts the report into a file.

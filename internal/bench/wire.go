@@ -19,6 +19,7 @@ type message struct {
 	body       []byte
 	close      bool          // the peer will close the connection, or must see it closed
 	retryAfter time.Duration // of a response; 0 if absent or not in seconds
+	retrySaid  bool          // of a response: it has a Retry-After, in whatever form
 }
 
 // A wireReader reads HTTP/1.1 messages from one connection, requests or
@@ -184,7 +185,11 @@ func (w *wireReader) headers(m *message) (framing, error) {
 				}
 			}
 		case len("Retry-After"):
-			if bytes.EqualFold(name, []byte("Retry-After")) && len(value) > 0 && len(value) < 7 {
+			if bytes.EqualFold(name, []byte("Retry-After")) && len(value) > 0 {
+				m.retrySaid = true
+				if len(value) >= 7 {
+					break // a date, or longer than anybody waits
+				}
 				if seconds, ok := decimal(value); ok {
 					m.retryAfter = time.Duration(seconds) * time.Second
 				}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -189,6 +190,7 @@ func TestPublish(t *testing.T) {
 		batch      int
 		status     int
 		retryAfter string
+		types      int
 		close      bool
 		want       verdict
 		path       string
@@ -199,6 +201,9 @@ func TestPublish(t *testing.T) {
 		{name: "a batch", batch: 3, status: 202, want: accepted, path: "/base/services/events/batch", numbers: []uint64{7, 8, 9}},
 		{name: "refused by limit", batch: 1, status: 429, retryAfter: "3", want: refused, path: "/base/services/events", numbers: []uint64{7}},
 		{name: "refused by overload", batch: 1, status: 503, retryAfter: "3", want: refused, path: "/base/services/events", numbers: []uint64{7}},
+		{name: "refused until a date", batch: 1, status: 503, retryAfter: "Fri, 31 Dec 1999 23:59:59 GMT", want: refused, path: "/base/services/events", numbers: []uint64{7}},
+		{name: "refused for no time", batch: 1, status: 503, want: refused, path: "/base/services/events", numbers: []uint64{7}},
+		{name: "types of their own", batch: 3, types: 8, status: 202, want: accepted, path: "/base/services/events/batch", numbers: []uint64{7, 8, 9}},
 		{name: "not accepted", batch: 1, status: 200, want: failed, path: "/base/services/events", numbers: []uint64{7}, err: "answered 200"},
 		{name: "server error", batch: 1, status: 500, want: failed, path: "/base/services/events", numbers: []uint64{7}, err: "some reason"},
 		{name: "closed after", batch: 1, status: 202, close: true, want: accepted, path: "/base/services/events", numbers: []uint64{7}},
@@ -226,7 +231,7 @@ func TestPublish(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := newWirePublisher(base, "hypha_key", 0xabc, tt.batch, 100)
+			p := newWirePublisher(base, "hypha_key", wireEvents{run: 0xabc, eventType: eventType, types: tt.types, batch: tt.batch, payloadBytes: 100})
 			defer p.close()
 			var o outcome
 			for range 2 { // the second must find the connection as it should be
@@ -238,8 +243,11 @@ func TestPublish(t *testing.T) {
 			if tt.err != "" && (o.err == nil || !strings.Contains(o.err.Error(), tt.err)) {
 				t.Errorf("error %v, want one with %q", o.err, tt.err)
 			}
-			if tt.retryAfter != "" && o.retryAfter != 3*time.Second {
+			if tt.retryAfter == "3" && o.retryAfter != 3*time.Second {
 				t.Errorf("retry after %v, want 3 s", o.retryAfter)
+			}
+			if o.status != tt.status || o.retrySaid != (tt.retryAfter != "") {
+				t.Errorf("status %d, said when to try again: %t; want %d, %t", o.status, o.retrySaid, tt.status, tt.retryAfter != "")
 			}
 			if path != tt.path || auth != "Bearer hypha_key" || contentType != "application/json" {
 				t.Errorf("the server saw %s, %q, %q", path, auth, contentType)
@@ -266,7 +274,11 @@ func TestPublish(t *testing.T) {
 			var numbers []uint64
 			for _, e := range events {
 				m, ok := findMarker(e.Data)
-				if !ok || m.run != 0xabc || m.sentAt != sentAt.UnixNano() || e.Type != "bench.event" || len(e.Data) != 100 {
+				eventType := "bench.event"
+				if tt.types > 0 {
+					eventType = fmt.Sprintf("bench.event.%04d", m.number%uint64(tt.types))
+				}
+				if !ok || m.run != 0xabc || m.sentAt != sentAt.UnixNano() || e.Type != eventType || len(e.Data) != 100 {
 					t.Errorf("event %s %s", e.Type, e.Data)
 				}
 				numbers = append(numbers, m.number)
@@ -291,7 +303,7 @@ func TestPublishIsBrokenOffWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	p := newWirePublisher(base, "hypha_key", 1, 1, 100)
+	p := newWirePublisher(base, "hypha_key", wireEvents{run: 1, eventType: eventType, batch: 1, payloadBytes: 100})
 	defer p.close()
 	go func() { <-reached; cancel() }()
 	if o := p.publish(ctx, 0, time.Now()); o.verdict != failed || o.err == nil {

@@ -1,0 +1,263 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// fake speaks as much of the API as the harness uses, keeps everything in
+// memory, and does wrong what --fault says:
+//
+//	drop       every 10th event is accepted and never delivered
+//	double     every 10th event is delivered twice
+//	refuse     every 10th publish is answered 429
+//	mute       every 10th publish is answered 503 without Retry-After
+//	broken     every publish is answered 500
+//	crash      the server exits at its 50th publish
+//	notready   GET /readyz answers 503
+type fake struct {
+	fault    string
+	keys     map[string]string // tenants by their keys
+	operator string
+	client   *http.Client
+	queue    chan func()
+
+	mu     sync.Mutex
+	hooks  []*fakeHook
+	events int // accepted
+	calls  int // publishes
+}
+
+type fakeHook struct {
+	ID, Tenant, URL string
+	Events          []string
+}
+
+func (h *fakeHook) wants(eventType string) bool {
+	return slices.ContainsFunc(h.Events, func(e string) bool {
+		prefix, all := strings.CutSuffix(e, "*")
+		return e == eventType || all && strings.HasPrefix(eventType, prefix)
+	})
+}
+
+const fakeTenant = "ten_first"
+
+// fakeServer is the child process `serve`.
+func fakeServer(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	data := flags.String("data", "", "")
+	listen := flags.String("listen", "", "")
+	egress := flags.String("allow-egress", "", "")
+	fault := flags.String("fault", "", "")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	key := os.Getenv("HYPHA_BOOTSTRAP_API_KEY")
+	if *data == "" || len(key) != len("hypha_")+43 || *egress != "127.0.0.0/8" {
+		return fmt.Errorf("serve: data %q, key %q, egress %q", *data, key, *egress)
+	}
+	if v := os.Getenv("HYPHA_DATABASE_URL"); v != "" {
+		return errors.New("serve: a setting of another server leaked in")
+	}
+	if err := os.MkdirAll(*data, 0o700); err != nil {
+		return err
+	}
+	f := &fake{
+		fault: *fault, keys: map[string]string{key: fakeTenant}, operator: os.Getenv("HYPHA_BOOTSTRAP_OPERATOR_KEY"),
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 5 * time.Second},
+		queue:  make(chan func(), 1<<16),
+	}
+	ln, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return err
+	}
+	fmt.Println("fake server is up")
+	return f.serve(ctx, ln)
+}
+
+func (f *fake) serve(ctx context.Context, ln net.Listener) error {
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for deliver := range f.queue {
+				deliver()
+			}
+		})
+	}
+	server := &http.Server{Handler: f.handler()}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	err := server.Shutdown(context.WithoutCancel(ctx))
+	close(f.queue)
+	wg.Wait()
+	return err
+}
+
+func (f *fake) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if f.fault == "notready" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	mux.HandleFunc("POST /services/webhooks", f.createWebhook)
+	mux.HandleFunc("DELETE /services/webhooks/{id}", func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.hooks = slices.DeleteFunc(f.hooks, func(h *fakeHook) bool { return h.ID == r.PathValue("id") })
+		w.WriteHeader(http.StatusNoContent)
+	})
+	mux.HandleFunc("POST /services/events", f.publish)
+	mux.HandleFunc("POST /services/events/batch", f.publish)
+	mux.HandleFunc("POST /services/tenants", func(w http.ResponseWriter, r *http.Request) {
+		fakeAnswer(w, http.StatusCreated, map[string]string{"id": "ten_second"})
+	})
+	mux.HandleFunc("POST /services/api-keys", func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.keys["hypha_second"] = r.Header.Get("X-Hypha-Tenant")
+		fakeAnswer(w, http.StatusCreated, map[string]string{"key": "hypha_second"})
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+		manages := r.URL.Path == "/services/tenants" || r.Header.Get("X-Hypha-Tenant") != ""
+		if r.URL.Path != "/readyz" && (manages && key != f.operator || !manages && f.tenantOf(r) == "") {
+			fakeAnswer(w, http.StatusUnauthorized, map[string]string{"error": "Invalid or expired API key"})
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func fakeAnswer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func (f *fake) tenantOf(r *http.Request) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.keys[strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")]
+}
+
+func (f *fake) createWebhook(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Name, URL string
+		Events    []string
+	}
+	err := json.NewDecoder(r.Body).Decode(&body)
+	if err != nil || body.Name == "" || len(body.Events) != 1 || !strings.HasPrefix(body.Events[0], "bench.") {
+		fakeAnswer(w, http.StatusBadRequest, map[string]string{"error": "what?"})
+		return
+	}
+	h := &fakeHook{Tenant: f.tenantOf(r), URL: body.URL, Events: body.Events}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h.ID = fmt.Sprintf("wh_%d", len(f.hooks)+1)
+	f.hooks = append(f.hooks, h)
+	fakeAnswer(w, http.StatusCreated, map[string]string{"id": h.ID, "secret": "whsec_"})
+}
+
+func (f *fake) publish(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	f.calls++
+	n := f.calls
+	f.mu.Unlock()
+	switch {
+	case f.fault == "broken":
+		fakeAnswer(w, http.StatusInternalServerError, map[string]string{"error": "no luck"})
+		return
+	case f.fault == "refuse" && n%10 == 0:
+		w.Header().Set("Retry-After", "0")
+		fakeAnswer(w, http.StatusTooManyRequests, map[string]string{"error": "slow down"})
+		return
+	case f.fault == "mute" && n%10 == 0:
+		fakeAnswer(w, http.StatusServiceUnavailable, map[string]string{"error": "not now"})
+		return
+	case f.fault == "crash" && n == 50:
+		fmt.Fprintln(os.Stderr, "fake server crashes as it was told to")
+		os.Exit(3)
+	}
+	type event struct {
+		Type string          `json:"type"`
+		Data json.RawMessage `json:"data"`
+	}
+	var body struct {
+		event
+		Events []event `json:"events"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		fakeAnswer(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+		return
+	}
+	if r.URL.Path == "/services/events" {
+		body.Events = []event{body.event}
+	}
+	tenant := f.tenantOf(r)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range body.Events {
+		if err := f.accept(tenant, e.Type, e.Data); err != nil {
+			fakeAnswer(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+			return
+		}
+	}
+	fakeAnswer(w, http.StatusAccepted, map[string]string{"id": fmt.Sprintf("evt_%d", f.events)})
+}
+
+// accept takes an event in. f.mu is held.
+func (f *fake) accept(tenant, eventType string, data json.RawMessage) error {
+	f.events++
+	times := 1
+	switch {
+	case f.fault == "drop" && f.events%10 == 0:
+		times = 0
+	case f.fault == "double" && f.events%10 == 0:
+		times = 2
+	}
+	body, err := json.Marshal(map[string]any{
+		"id": fmt.Sprintf("evt_%d", f.events), "type": eventType, "timestamp": "2024-01-01T00:00:00.000Z", "data": data, "metadata": nil,
+	})
+	if err != nil {
+		return err
+	}
+	for _, h := range f.hooks {
+		for range times {
+			if h.Tenant == tenant && h.wants(eventType) {
+				f.send(h, body)
+			}
+		}
+	}
+	return nil
+}
+
+// send sends a delivery. f.mu is held.
+func (f *fake) send(h *fakeHook, body []byte) {
+	f.queue <- func() {
+		res, err := f.client.Post(h.URL, "application/json", bytes.NewReader(body))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
+	}
+}

@@ -1,0 +1,247 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+)
+
+// A subject is the server that is measured.
+type subject struct {
+	kind     string
+	base     *url.URL
+	key      string
+	pid      int    // 0 if unknown
+	process  *child // nil if we did not start it
+	webhooks []string
+
+	// neighbour is a tenant of the same server that publishes whenever this one
+	// does, neighbourFactor times as much; nil if there is none.
+	neighbour *subject
+}
+
+func (s *subject) usage() (usage, error) {
+	if s.pid == 0 {
+		return usage{}, nil
+	}
+	return readUsage(s.pid)
+}
+
+// gone is an error if the subject was started here and has ended.
+func (s *subject) gone() error {
+	if s.process == nil {
+		return nil
+	}
+	select {
+	case <-s.process.exited:
+		return s.process.early()
+	default:
+		return nil
+	}
+}
+
+// readyInterval is how often a server is asked whether it is ready, and so how
+// exact the time that its start takes is known.
+const readyInterval = 5 * time.Millisecond
+
+// ready waits until GET /readyz answers 200. The relay takes traffic as soon
+// as it listens.
+func (s *subject) ready(ctx context.Context, timeout time.Duration) error {
+	if s.kind == subjectRelay {
+		return nil
+	}
+	deadline := time.Now().Add(timeout)
+	for {
+		status, _, err := s.request(ctx, http.MethodGet, "/readyz", nil)
+		if err == nil && status == http.StatusOK {
+			return nil
+		}
+		if err := errors.Join(ctx.Err(), s.gone()); err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			if err == nil {
+				err = fmt.Errorf("GET /readyz answered %d", status)
+			}
+			return fmt.Errorf("the server was not ready within %v: %w", timeout, err)
+		}
+		sleep(ctx, readyInterval)
+	}
+}
+
+// createWebhooks registers a webhook for each URL: all for our event type, or
+// each for one of its own.
+func (s *subject) createWebhooks(ctx context.Context, urls []string, spread bool) error {
+	for i, u := range urls {
+		wanted := eventType
+		if spread {
+			wanted = spreadType(i)
+		}
+		if err := s.createWebhook(ctx, u, wanted); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *subject) createWebhook(ctx context.Context, url, eventType string) error {
+	var created struct {
+		ID string `json:"id"`
+	}
+	err := s.create(ctx, "/services/webhooks", "", map[string]any{
+		"name": "bench " + strconv.Itoa(len(s.webhooks)), "url": url, "events": []string{eventType},
+	}, &created)
+	if err != nil {
+		return fmt.Errorf("creating a webhook for %s: %w", url, err)
+	}
+	s.webhooks = append(s.webhooks, created.ID)
+	return nil
+}
+
+// create posts and reads what was created. tenant is whom an operator acts for.
+func (s *subject) create(ctx context.Context, path, tenant string, body, created any) error {
+	status, answer, err := s.requestFor(ctx, http.MethodPost, path, tenant, body)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusCreated {
+		return fmt.Errorf("the server answered %d: %.300s", status, answer)
+	}
+	if err := json.Unmarshal(answer, created); err != nil {
+		return fmt.Errorf("reading the server's answer: %w: %.300s", err, answer)
+	}
+	return nil
+}
+
+// deleteWebhooks removes what createWebhooks made, even if ctx is done: the
+// server stays, and its webhooks would deliver to nobody.
+func (s *subject) deleteWebhooks(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	var failures []error
+	for _, id := range s.webhooks {
+		status, answer, err := s.request(ctx, http.MethodDelete, "/services/webhooks/"+id, nil)
+		if err == nil && status/100 != 2 {
+			err = fmt.Errorf("the server answered %d: %.300s", status, answer)
+		}
+		if err != nil {
+			failures = append(failures, fmt.Errorf("deleting webhook %s, please do so yourself: %w", id, err))
+		}
+	}
+	s.webhooks = nil
+	return errors.Join(failures...)
+}
+
+func (s *subject) request(ctx context.Context, method, path string, body any) (int, []byte, error) {
+	return s.requestFor(ctx, method, path, "", body)
+}
+
+// requestFor asks as an operator who acts for a tenant; "" for none.
+func (s *subject) requestFor(ctx context.Context, method, path, tenant string, body any) (int, []byte, error) {
+	var text []byte
+	if body != nil {
+		var err error
+		if text, err = json.Marshal(body); err != nil {
+			return 0, nil, err
+		}
+	}
+	return request(ctx, method, s.base.JoinPath(path).String(), s.key, tenant, text)
+}
+
+// request is for the few calls that are not part of the load.
+func request(ctx context.Context, method, target, key, tenant string, body []byte) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	// Nothing is left idle in either process, and no proxy comes between, as
+	// none does for the load.
+	req.Close = true
+	if key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
+	if tenant != "" {
+		req.Header.Set("X-Hypha-Tenant", tenant)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := new(http.Transport).RoundTrip(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	answer, err := io.ReadAll(io.LimitReader(res.Body, maxPages*pageBytes))
+	return res.StatusCode, answer, errors.Join(err, res.Body.Close())
+}
+
+// A receiverClient asks the receiver what has arrived.
+type receiverClient struct {
+	base string
+	pid  int
+}
+
+func (c *receiverClient) call(ctx context.Context, path string) ([]byte, error) {
+	status, answer, err := request(ctx, http.MethodPost, c.base+path, "", "", nil)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("it answered %d", status)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking the receiver for %s: %w", path, err)
+	}
+	return answer, nil
+}
+
+func (c *receiverClient) reset(ctx context.Context, run uint32) error {
+	_, err := c.call(ctx, "/_reset?run="+formatRun(run))
+	return err
+}
+
+func (c *receiverClient) stats(ctx context.Context) (a arrivals, err error) {
+	return a, c.read(ctx, "/_stats", &a)
+}
+
+func (c *receiverClient) read(ctx context.Context, path string, counts any) error {
+	answer, err := c.call(ctx, path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(answer, counts); err != nil {
+		return fmt.Errorf("reading the receiver's counts: %w", err)
+	}
+	return nil
+}
+
+func (c *receiverClient) arrived(ctx context.Context, hook int) (*bitmap, error) {
+	return c.numbers(ctx, "/_arrived?hook="+strconv.Itoa(hook))
+}
+
+func (c *receiverClient) numbers(ctx context.Context, path string) (*bitmap, error) {
+	answer, err := c.call(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return parseBitmap(answer), nil
+}
+
+// harnessUsage is the CPU time of publisher and receiver together.
+func (c *receiverClient) harnessUsage() (time.Duration, error) {
+	var sum time.Duration
+	for _, pid := range []int{os.Getpid(), c.pid} {
+		u, err := readUsage(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += u.cpu
+	}
+	return sum, nil
+}
