@@ -100,6 +100,10 @@ type Options struct {
 	// SlowDelay is how late a slow webhook answers. Default: 1 s.
 	SlowDelay time.Duration
 
+	// Backlog is how many deliveries pile up in the scenario "backlog".
+	// Default: 1,000,000.
+	Backlog uint64
+
 	// Duration is how long events are published and measured. Default: the
 	// scenario's (10 s).
 	Duration time.Duration

@@ -239,7 +239,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"target that is no URL", Options{Target: "127.0.0.1:8080", APIKey: "hypha_x"}, []string{"not a base URL"}},
 		{"against what", Options{Against: "nginx"}, []string{`cannot compare with "nginx"`}},
 		{"batches against the relay", Options{Against: "relay", Batch: 2}, []string{"the relay knows neither batches"}},
-		{"a target that is to be restarted", Options{Scenario: "overload", Target: "http://127.0.0.1:1", APIKey: "k"}, []string{"starts its servers itself"}},
+		{"a target that is to be restarted", Options{Scenario: "backlog", Target: "http://127.0.0.1:1", APIKey: "k"}, []string{"starts its servers itself"}},
 		{"batches of what has none", Options{Scenario: "overload", Batch: 2}, []string{"scenario overload knows neither batches"}},
 		{"more ill than there are", Options{Scenario: "isolation-429", Fanout: 10}, []string{"fanout is 10: it must be 11 to 4096"}},
 		{"fan-out of what has none", Options{Scenario: "overload", Fanout: 2}, []string{"scenario overload has one webhook"}},

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +19,8 @@ import (
 )
 
 // fake speaks as much of the API as the harness uses, keeps everything in
-// memory, and does wrong what --fault says:
+// memory (and in a file, when it is stopped in good order), and does wrong what
+// --fault says:
 //
 //	drop       every 10th event is accepted and never delivered
 //	double     every 10th event is delivered twice
@@ -27,22 +29,35 @@ import (
 //	broken     every publish is answered 500
 //	crash      the server exits at its 50th publish
 //	notready   GET /readyz answers 503
+//	backwards  what has waited for a webhook is sent newest first
+//	forget     what waits for a webhook is not kept when the server stops
+//
+// A delivery that is answered 503 waits until its webhook is enabled again, and
+// so do all after it.
 type fake struct {
 	fault    string
+	data     string
 	keys     map[string]string // tenants by their keys
 	operator string
 	client   *http.Client
 	queue    chan func()
 
 	mu     sync.Mutex
-	hooks  []*fakeHook
+	state  fakeState
 	events int // accepted
 	calls  int // publishes
+}
+
+// fakeState is what survives a restart.
+type fakeState struct {
+	Hooks []*fakeHook
 }
 
 type fakeHook struct {
 	ID, Tenant, URL string
 	Events          []string
+	Down            bool
+	Waiting         [][]byte
 }
 
 func (h *fakeHook) wants(eventType string) bool {
@@ -52,7 +67,10 @@ func (h *fakeHook) wants(eventType string) bool {
 	})
 }
 
-const fakeTenant = "ten_first"
+const (
+	fakeTenant = "ten_first"
+	stateFile  = "state.json"
+)
 
 // fakeServer is the child process `serve`.
 func fakeServer(ctx context.Context, args []string) error {
@@ -61,6 +79,9 @@ func fakeServer(ctx context.Context, args []string) error {
 	listen := flags.String("listen", "", "")
 	egress := flags.String("allow-egress", "", "")
 	fault := flags.String("fault", "", "")
+	for _, name := range []string{"max-queued", "retry-schedule"} {
+		flags.String(name, "", "")
+	}
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -75,9 +96,14 @@ func fakeServer(ctx context.Context, args []string) error {
 		return err
 	}
 	f := &fake{
-		fault: *fault, keys: map[string]string{key: fakeTenant}, operator: os.Getenv("HYPHA_BOOTSTRAP_OPERATOR_KEY"),
+		fault: *fault, data: *data, keys: map[string]string{key: fakeTenant}, operator: os.Getenv("HYPHA_BOOTSTRAP_OPERATOR_KEY"),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 5 * time.Second},
 		queue:  make(chan func(), 1<<16),
+	}
+	if text, err := os.ReadFile(filepath.Join(*data, stateFile)); err == nil {
+		if err := json.Unmarshal(text, &f.state); err != nil {
+			return err
+		}
 	}
 	ln, err := net.Listen("tcp", *listen)
 	if err != nil {
@@ -107,7 +133,13 @@ func (f *fake) serve(ctx context.Context, ln net.Listener) error {
 	err := server.Shutdown(context.WithoutCancel(ctx))
 	close(f.queue)
 	wg.Wait()
-	return err
+	if f.fault == "forget" {
+		for _, h := range f.state.Hooks {
+			h.Waiting = nil
+		}
+	}
+	text, encodeErr := json.Marshal(f.state)
+	return errors.Join(err, encodeErr, os.WriteFile(filepath.Join(f.data, stateFile), text, 0o600))
 }
 
 func (f *fake) handler() http.Handler {
@@ -118,10 +150,11 @@ func (f *fake) handler() http.Handler {
 		}
 	})
 	mux.HandleFunc("POST /services/webhooks", f.createWebhook)
+	mux.HandleFunc("PATCH /services/webhooks/{id}", f.changeWebhook)
 	mux.HandleFunc("DELETE /services/webhooks/{id}", func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.hooks = slices.DeleteFunc(f.hooks, func(h *fakeHook) bool { return h.ID == r.PathValue("id") })
+		f.state.Hooks = slices.DeleteFunc(f.state.Hooks, func(h *fakeHook) bool { return h.ID == r.PathValue("id") })
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("POST /services/events", f.publish)
@@ -171,9 +204,32 @@ func (f *fake) createWebhook(w http.ResponseWriter, r *http.Request) {
 	h := &fakeHook{Tenant: f.tenantOf(r), URL: body.URL, Events: body.Events}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	h.ID = fmt.Sprintf("wh_%d", len(f.hooks)+1)
-	f.hooks = append(f.hooks, h)
+	h.ID = fmt.Sprintf("wh_%d", len(f.state.Hooks)+1)
+	f.state.Hooks = append(f.state.Hooks, h)
 	fakeAnswer(w, http.StatusCreated, map[string]string{"id": h.ID, "secret": "whsec_"})
+}
+
+func (f *fake) changeWebhook(w http.ResponseWriter, r *http.Request) {
+	var body struct{ Enabled bool }
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		fakeAnswer(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, h := range f.state.Hooks {
+		if h.ID == r.PathValue("id") && body.Enabled {
+			waiting := h.Waiting
+			h.Down, h.Waiting = false, nil
+			if f.fault == "backwards" {
+				slices.Reverse(waiting)
+			}
+			for _, body := range waiting {
+				f.send(h, body)
+			}
+		}
+	}
+	fakeAnswer(w, http.StatusOK, map[string]string{"id": r.PathValue("id")})
 }
 
 func (f *fake) publish(w http.ResponseWriter, r *http.Request) {
@@ -239,7 +295,7 @@ func (f *fake) accept(tenant, eventType string, data json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	for _, h := range f.hooks {
+	for _, h := range f.state.Hooks {
 		for range times {
 			if h.Tenant == tenant && h.wants(eventType) {
 				f.send(h, body)
@@ -249,8 +305,12 @@ func (f *fake) accept(tenant, eventType string, data json.RawMessage) error {
 	return nil
 }
 
-// send sends a delivery. f.mu is held.
+// send sends a delivery, or lets it wait. f.mu is held.
 func (f *fake) send(h *fakeHook, body []byte) {
+	if h.Down {
+		h.Waiting = append(h.Waiting, body)
+		return
+	}
 	f.queue <- func() {
 		res, err := f.client.Post(h.URL, "application/json", bytes.NewReader(body))
 		if err != nil {
@@ -259,5 +319,11 @@ func (f *fake) send(h *fakeHook, body []byte) {
 		}
 		_, _ = io.Copy(io.Discard, res.Body)
 		_ = res.Body.Close()
+		if res.StatusCode == http.StatusServiceUnavailable {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			h.Down = true
+			h.Waiting = append(h.Waiting, body)
+		}
 	}
 }

@@ -28,6 +28,7 @@ type load struct {
 	rate       float64 // events per second; 0 is a closed loop
 	batch      int
 	duration   time.Duration
+	limit      uint64 // events; 0 is no limit
 
 	// drop makes an open loop one that offers more than can be sent: a batch
 	// that is due while every connection waits for an answer is left out,
@@ -162,7 +163,8 @@ func (l load) drive(ctx context.Context) (*published, error) {
 				if !at.Before(end) || ctx.Err() != nil {
 					return 0, at, false
 				}
-				return next.Add(1) - 1, at, true
+				batch = next.Add(1) - 1
+				return batch, at, l.limit == 0 || batch*size < l.limit
 			}
 			batch = next.Add(1) - 1
 			at = start.Add(time.Duration(float64(batch) * spacing))

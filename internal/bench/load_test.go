@@ -171,6 +171,23 @@ func TestClosedLoopBacksOffWhenRefused(t *testing.T) {
 	}
 }
 
+func TestLoadEndsAtItsLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scripted{act: func(context.Context, uint64) outcome {
+			time.Sleep(ms)
+			return outcome{verdict: accepted}
+		}}
+		l := load{publishers: 2, batch: 3, duration: time.Hour, limit: 12, connect: s.connect(time.Now())}
+		p, err := l.drive(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.accepted != 12 || p.numbers.count() != 12 || len(s.sent) != 4 {
+			t.Errorf("accepted %d in %d batches, want 12 in 4", p.accepted, len(s.sent))
+		}
+	})
+}
+
 func TestDroppingLoadSendsNothingLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// 1,000 events/s are due on one connection; a publish takes 25 ms.

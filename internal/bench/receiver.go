@@ -43,10 +43,13 @@ const (
 //	/drip/N            200, and then a body of a byte a second
 //	/fail/N            500
 //	/busy/N            429, Retry-After: 5
+//	/gate/N            503 until it is opened, 200 from then on; N makes no difference
 //
 // For the harness itself there are POST /_reset?run=R, which forgets what has
 // arrived and counts only arrivals of run R from then on, POST /_stats, and
-// POST /_arrived?hook=N, the numbers that have arrived at /ok/N as a bitmap.
+// POST /_arrived?hook=N, the numbers that have arrived at /ok/N as a bitmap. The
+// gate has a run of its own: POST /_gate?run=R&open=true, POST /_gatestats and
+// POST /_gatepassed.
 func RunReceiver(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	flags := flag.NewFlagSet("bench-receiver", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the error says it all
@@ -85,6 +88,7 @@ func endWith(stdin io.Reader, end func()) {
 type receiver struct {
 	tally      *tally
 	bystanders *bystanders
+	gate       gate
 }
 
 func newReceiver() *receiver { return &receiver{tally: newTally(), bystanders: newBystanders()} }
@@ -122,6 +126,7 @@ func (rc *receiver) serve(ctx context.Context, ln net.Listener) error {
 const (
 	answerOK       = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 	answerBusy     = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
+	answerDown     = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 	answerDrip     = "HTTP/1.1 200 OK\r\nContent-Length: 86400\r\n\r\n" // a day of bytes
 	answerFail     = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
 	answerNotFound = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -151,6 +156,10 @@ func (rc *receiver) connection(ctx context.Context, conn net.Conn) {
 			answer = answerNotFound
 		case mode == modeOK:
 			rc.tally.arrived(hook, req.body, time.Now())
+		case mode == modeGate:
+			if !rc.gate.knock(req.body, time.Now()) {
+				answer = answerDown
+			}
 		default:
 			ended := rc.bystanders.began(mode, hook, req.body, time.Now())
 			answer = misbehave(ctx, conn, reader.br, mode, query)
@@ -221,6 +230,7 @@ const (
 	modeDrip = "drip"
 	modeFail = "fail"
 	modeBusy = "busy"
+	modeGate = "gate"
 )
 
 // hookPath is the path of a webhook; delay is for slow ones only.
@@ -238,7 +248,7 @@ func parseHook(path string) (mode string, hook int, ok bool) {
 		return "", 0, false
 	}
 	switch mode {
-	case modeOK, modeWell, modeSlow, modeHang, modeDrip, modeFail, modeBusy:
+	case modeOK, modeWell, modeSlow, modeHang, modeDrip, modeFail, modeBusy, modeGate:
 	default:
 		return "", 0, false
 	}
@@ -276,6 +286,19 @@ func (rc *receiver) control(path, query string) string {
 		if body, err = json.Marshal(stats); err != nil {
 			return answerFail
 		}
+	case "/_gate":
+		run, err := strconv.ParseUint(values.Get("run"), 16, 32)
+		if err != nil {
+			return answerNotFound
+		}
+		rc.gate.set(uint32(run), values.Get("open") == "true")
+		body = []byte("{}")
+	case "/_gatestats":
+		if body, err = json.Marshal(rc.gate.read()); err != nil {
+			return answerFail
+		}
+	case "/_gatepassed":
+		body = rc.gate.numbers()
 	case "/_arrived":
 		hook, err := strconv.Atoi(values.Get("hook"))
 		if err != nil || hook < 0 || hook >= maxHooks {

@@ -120,6 +120,10 @@ func TestReceiverAnswersByPath(t *testing.T) {
 		{"POST", "/busy/0", 429, ""},
 		{"POST", "/well/0", 200, ""},
 		{"POST", "/well/0", 200, ""},
+		{"POST", "/gate/0", 503, ""},
+		{"POST", "/_gate?run=000000be&open=true", 200, "{}"},
+		{"POST", "/gate/0", 200, ""},
+		{"POST", "/_gate?run=what", 404, ""},
 		{"GET", "/ok/3", 404, ""},
 		{"POST", "/ok/4096", 404, ""},
 		{"POST", "/ok/-1", 404, ""},
@@ -277,6 +281,41 @@ func TestBystandersAreBounded(t *testing.T) {
 	b.addTo(&a)
 	if a.Untracked != 1 || len(b.last) != maxTracked {
 		t.Errorf("%d untracked, %d tracked", a.Untracked, len(b.last))
+	}
+}
+
+func TestGate(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	var g gate
+	knock := func(run uint32, number uint64, after time.Duration) bool {
+		return g.knock(bodyOf(marker{run, number, 0}), now.Add(after))
+	}
+	g.set(7, false)
+	for _, number := range []uint64{0, 1, 0} {
+		if knock(7, number, 0) {
+			t.Error("it is open")
+		}
+	}
+	g.set(7, true)
+	for i, number := range []uint64{2, 4, 3, 9, 5, 1, 0, 9, 10} { // 0 and 1 were turned away: they may be late
+		if !knock(7, number, time.Duration(i)*time.Second) {
+			t.Error("it is shut")
+		}
+	}
+	knock(8, 11, time.Hour) // another run
+	g.knock([]byte("{}"), now.Add(time.Hour))
+	want := gateStats{
+		TurnedAway: 3, Tried: 2, Unique: 8, Duplicates: 1, FirstAt: now.UnixNano(), LastAt: now.Add(8 * time.Second).UnixNano(), Displacement: 4,
+	}
+	if diff := cmp.Diff(want, g.read()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if n := parseBitmap(g.numbers()).count(); n != 8 {
+		t.Errorf("%d numbers have passed, want 8", n)
+	}
+	g.set(8, false)
+	if diff := cmp.Diff(gateStats{}, g.read()); diff != "" {
+		t.Errorf("a new run remembers the old one (-want +got):\n%s", diff)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -61,8 +62,8 @@ func (r *runner) inRig(ctx context.Context, work func(*rig) error) (err error) {
 // serverOptions say how a server is started. A field that is not set stands for
 // something new.
 type serverOptions struct {
-	data     string // folder
-	key      string // the API key
+	data     string // folder; it may hold a store already
+	key      string // the API key; a store that is there has its own
 	operator string // the operator's key; default: none
 	args     []string
 }
@@ -99,6 +100,15 @@ func (g *rig) relay(ctx context.Context, hooks []string) (*subject, error) {
 	g.processes = append(g.processes, c)
 	address, err := c.address(ctx, g.r.opts.ReadyTimeout)
 	return &subject{kind: subjectRelay, base: &url.URL{Scheme: "http", Host: address}, process: c, pid: c.pid()}, err
+}
+
+// stop ends a server before the rig is taken down.
+func (g *rig) stop(s *subject) error {
+	err := s.process.stop(g.r.opts.StopTimeout)
+	if err == nil {
+		g.processes = slices.DeleteFunc(g.processes, func(c *child) bool { return c == s.process })
+	}
+	return err
 }
 
 // hooks are the URLs of n webhooks of a mode, numbered from first.

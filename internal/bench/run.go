@@ -52,6 +52,8 @@ func (r *runner) plan(sc Scenario) plan {
 	switch sc.Setup {
 	case SetupIsolation:
 		return r.isolation(sc)
+	case SetupBacklog:
+		return r.backlog(sc)
 	case SetupOverload:
 		return r.overload(sc)
 	case SetupLoad:
@@ -152,7 +154,7 @@ func (r *runner) measure(ctx context.Context, sc Scenario, kind string) (result 
 				if sc.Spread {
 					wanted = anyEventType
 				}
-				if err := s.createWebhook(ctx, hook, wanted); err != nil {
+				if _, err := s.createWebhook(ctx, hook, wanted); err != nil {
 					return err
 				}
 			}

@@ -20,6 +20,9 @@ const (
 	// SetupIsolation gives one load twice: to webhooks that are all well, and
 	// with some that are not.
 	SetupIsolation Setup = "isolation"
+	// SetupBacklog lets deliveries pile up for an endpoint that is down,
+	// restarts the server, and mends the endpoint.
+	SetupBacklog Setup = "backlog"
 	// SetupOverload offers ten times as much as the server has taken before.
 	SetupOverload Setup = "overload"
 )
@@ -58,6 +61,8 @@ type Scenario struct {
 	// half.
 	Ill     int    `json:"ill,omitempty"`
 	Illness string `json:"illness,omitempty"`
+
+	Backlog uint64 `json:"backlog,omitempty"` // deliveries that pile up
 
 	// ScenarioReport has these as text.
 	Duration time.Duration `json:"-"` // of each measured load
@@ -119,6 +124,7 @@ func Scenarios() []Scenario {
 		isolation(illnessBusy, 10*time.Second),
 		isolation(illnessDrip, 5*time.Second),
 		tenant,
+		row("backlog", func(s *Scenario) { s.Setup, s.Rate, s.Backlog = SetupBacklog, 200, 1_000_000 }),
 		row("overload", func(s *Scenario) { s.Setup, s.Publishers = SetupOverload, 2000 }),
 	}
 }
@@ -162,6 +168,8 @@ func (s Scenario) String() string {
 	var b strings.Builder
 	publishers := count(s.Publishers, "publisher")
 	switch s.Setup {
+	case SetupBacklog:
+		fmt.Fprintf(&b, "closed loop, then an open loop at %g events/s before and beside %d deliveries for an endpoint that is down", s.Rate, s.Backlog)
 	case SetupOverload:
 		fmt.Fprintf(&b, "closed loop of %s, then an open loop at ", count(normalPublishers, "publisher"))
 		if s.Rate > 0 {
@@ -212,6 +220,7 @@ const (
 	maxPublishers = 4096
 	maxBatch      = 1000 // the API's own limit
 	maxPayload    = 8 << 20
+	maxBacklog    = 1 << 30
 )
 
 // problems gathers what is wrong.
@@ -335,6 +344,11 @@ func (o Options) override(s *Scenario, bad *problems) {
 		s.Pairs = comparedPairs
 	}
 	override(&s.Pairs, o.Pairs)
+	switch s.Setup {
+	case SetupBacklog:
+		override(&s.Backlog, o.Backlog)
+	case SetupLoad, SetupIsolation, SetupOverload:
+	}
 
 	inRange := func(name string, v, lo, hi int) {
 		if v < lo || v > hi {
@@ -347,6 +361,7 @@ func (o Options) override(s *Scenario, bad *problems) {
 	inRange("batch", s.Batch, 1, maxBatch)
 	inRange("the number of webhooks that are slow, hanging or failing", min(s.Slow, s.Hanging, s.Failing), 0, maxHooks)
 	inRange("the number of all webhooks", s.Fanout+s.Slow+s.Hanging+s.Failing, 1, maxHooks)
+	inRange("the size of the backlog", int(s.Backlog), 0, maxBacklog)
 	if s.Rate < 0 || s.Rate > 1e6 {
 		bad.add("rate is %g: it must be 0 (closed loop) to 1000000 events/s", s.Rate)
 	}

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -111,6 +112,55 @@ func TestSecondTenant(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"disturbed", "calm", "calm", "disturbed"}, order); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)
+	}
+}
+
+func TestBacklog(t *testing.T) {
+	for _, tt := range []struct {
+		fault string
+		check func(t *testing.T, f map[string]float64)
+		lost  bool
+	}{
+		{fault: "", check: func(t *testing.T, f map[string]float64) {
+			// A sender that the machine holds up may fall behind, but not the whole way.
+			if f["displacement"] >= 900 || f["backlogLost"] != 0 || f["backlogDuplicates"] != 0 {
+				t.Errorf("figures %v, want all in order", f)
+			}
+		}},
+		{fault: "backwards", check: func(t *testing.T, f map[string]float64) {
+			if f["displacement"] < 900 {
+				t.Errorf("displacement %v, want nearly the whole of what was not tried: newest first", f["displacement"])
+			}
+		}},
+		{fault: "forget", lost: true, check: func(t *testing.T, f map[string]float64) {
+			if f["backlogLost"] == 0 {
+				t.Errorf("figures %v, want a loss", f)
+			}
+		}},
+	} {
+		t.Run("fault "+tt.fault, func(t *testing.T) {
+			o := short(t)
+			o.Scenario, o.Backlog, o.ServeArgs = "backlog", 1500, []string{"--fault", tt.fault}
+			if tt.lost {
+				o.DrainIdle = 300 * ms
+			}
+			report, out, err := bench(t, t.Context(), o)
+			if errors.Is(err, ErrLost) != tt.lost || !tt.lost && err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			sr := report.Scenarios[0]
+			f := figures(sr)
+			if f["queued"] != 2000 || f["tried"] == 0 || f["readySeconds"] <= 0 {
+				t.Errorf("figures %v: want 2 batches of 1,000 queued, some of them tried, and a restart", f)
+			}
+			tt.check(t, f)
+			for _, column := range []string{"normal", "before", "beside"} {
+				consistent(t, runOf(t, sr, column), 1)
+			}
+			if !strings.Contains(out, "drained at, deliveries/s") || sr.Ratios["beside/before"]["latencyP99Ms"] <= 0 {
+				t.Errorf("ratios %v\n%s", sr.Ratios, out)
+			}
+		})
 	}
 }
 

@@ -85,25 +85,25 @@ func (s *subject) createWebhooks(ctx context.Context, urls []string, spread bool
 		if spread {
 			wanted = spreadType(i)
 		}
-		if err := s.createWebhook(ctx, u, wanted); err != nil {
+		if _, err := s.createWebhook(ctx, u, wanted); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *subject) createWebhook(ctx context.Context, url, eventType string) error {
+func (s *subject) createWebhook(ctx context.Context, url, eventType string) (id string, err error) {
 	var created struct {
 		ID string `json:"id"`
 	}
-	err := s.create(ctx, "/services/webhooks", "", map[string]any{
+	err = s.create(ctx, "/services/webhooks", "", map[string]any{
 		"name": "bench " + strconv.Itoa(len(s.webhooks)), "url": url, "events": []string{eventType},
 	}, &created)
 	if err != nil {
-		return fmt.Errorf("creating a webhook for %s: %w", url, err)
+		return "", fmt.Errorf("creating a webhook for %s: %w", url, err)
 	}
 	s.webhooks = append(s.webhooks, created.ID)
-	return nil
+	return created.ID, nil
 }
 
 // create posts and reads what was created. tenant is whom an operator acts for.
@@ -117,6 +117,18 @@ func (s *subject) create(ctx context.Context, path, tenant string, body, created
 	}
 	if err := json.Unmarshal(answer, created); err != nil {
 		return fmt.Errorf("reading the server's answer: %w: %.300s", err, answer)
+	}
+	return nil
+}
+
+// setEnabled switches a webhook on or off.
+func (s *subject) setEnabled(ctx context.Context, webhook string, on bool) error {
+	status, answer, err := s.request(ctx, http.MethodPatch, "/services/webhooks/"+webhook, map[string]any{"enabled": on})
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("the server answered %d: %.300s", status, answer)
+	}
+	if err != nil {
+		return fmt.Errorf("changing webhook %s: %w", webhook, err)
 	}
 	return nil
 }
@@ -231,6 +243,16 @@ func (c *receiverClient) numbers(ctx context.Context, path string) (*bitmap, err
 		return nil, err
 	}
 	return parseBitmap(answer), nil
+}
+
+// setGate begins a run at the gate, or opens or shuts it.
+func (c *receiverClient) setGate(ctx context.Context, run uint32, open bool) error {
+	_, err := c.call(ctx, fmt.Sprintf("/_gate?run=%s&open=%t", formatRun(run), open))
+	return err
+}
+
+func (c *receiverClient) gate(ctx context.Context) (g gateStats, err error) {
+	return g, c.read(ctx, "/_gatestats", &g)
 }
 
 // harnessUsage is the CPU time of publisher and receiver together.
