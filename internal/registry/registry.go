@@ -55,10 +55,12 @@ type Registry struct {
 	// pausing keeps two receivers' wishes from crossing on their way to the
 	// store: of two pauses the later end must win.
 	pausing sync.Mutex
+	// creating is held by whoever counts a tenant's webhooks to make one more.
+	creating chan struct{}
 }
 
 // New makes a registry.
-func New(o Options) *Registry { return &Registry{Options: o} }
+func New(o Options) *Registry { return &Registry{Options: o, creating: make(chan struct{}, 1)} }
 
 // Change is what a caller wants of a webhook: a nil field is left as it is.
 type Change struct {
@@ -115,6 +117,14 @@ func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Cre
 	}
 	if problems = append(problems, r.apply(w, c)...); len(problems) > 0 {
 		return nil, invalid(problems)
+	}
+	// One after another, so that all together do not pass the limit. They wait for
+	// the store's one writer anyway.
+	select {
+	case r.creating <- struct{}{}:
+		defer func() { <-r.creating }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	snap, err := r.Catalog.Tenant(ctx, tenant)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,9 @@ func (d *disk) put(w store.WebhookRow) int64 {
 }
 
 func (d *disk) InsertWebhook(_ context.Context, w store.WebhookRow) (int64, error) {
+	for range 100 { // it takes a while
+		runtime.Gosched()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.put(w), nil
@@ -269,6 +273,29 @@ func TestCreate(t *testing.T) {
 	list, err := r.List(t.Context(), tenant)
 	if err != nil || len(list) != 3 || list[0] != w {
 		t.Errorf("%d webhooks, %v", len(list), err)
+	}
+}
+
+// All at once, they are no more than one after the other.
+func TestCreatesDoNotPassTheLimitTogether(t *testing.T) {
+	r := newRig()
+	var wg sync.WaitGroup
+	var made, refused atomic.Int64
+	for range 40 {
+		wg.Go(func() {
+			switch _, err := r.Create(context.Background(), tenant, valid()); {
+			case err == nil:
+				made.Add(1)
+			case hook.CodeOf(err) == hook.CodeConflict:
+				refused.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if made.Load() != 3 || refused.Load() != 37 {
+		t.Errorf("%d were made and %d refused; three are allowed", made.Load(), refused.Load())
 	}
 }
 
