@@ -8,7 +8,7 @@ import (
 
 // benchCommand measures a server: one that it starts, or one that runs.
 type benchCommand struct {
-	Scenario string `help:"Loads to run, with commas between them: default, latency, fanout10, fanout100, payload8k, payload200k, batch, or all of these; isolation-hanging, isolation-failing, isolation-429, isolation-drip, isolation-tenant; backlog; overload." default:"default" placeholder:"NAMES"`
+	Scenario string `help:"Loads to run, with commas between them: default, latency, fanout10, fanout100, payload8k, payload200k, batch, or all of these; isolation-hanging, isolation-failing, isolation-429, isolation-drip, isolation-tenant; backlog; history; overload." default:"default" placeholder:"NAMES"`
 	Against  string `help:"Give the same load to something else and compare: relay, a bare forwarder with a synced log." placeholder:"NAME"`
 	Pairs    int    `help:"How often to run; more than once reports medians. Default: 9 with --against, else the scenario's." placeholder:"N"`
 
@@ -22,6 +22,9 @@ type benchCommand struct {
 	Hanging    int           `help:"Further webhooks that never answer." placeholder:"N"`
 	Failing    int           `help:"Further webhooks that answer 500." placeholder:"N"`
 	Backlog    uint64        `help:"Deliveries that pile up in the scenario backlog. Default: 1000000." placeholder:"N"`
+	History    uint64        `help:"Deliveries in the store of the scenario history. Default: 10000000." placeholder:"N"`
+	Webhooks   int           `help:"Webhooks that they are spread over. Default: 10000." placeholder:"N"`
+	KeepData   string        `help:"Folder that keeps the store of the scenario history, for the next time." placeholder:"DIR"`
 	Duration   time.Duration `help:"How long to measure. Default: the scenario's, mostly 10s." placeholder:"DURATION"`
 	Warmup     time.Duration `help:"How long to publish before; negative: not at all. Default: the scenario's, mostly 2s." placeholder:"DURATION"`
 
@@ -41,12 +44,13 @@ func (c *benchCommand) Run(p *process) error {
 		Scenario: c.Scenario, Against: c.Against, Pairs: c.Pairs,
 		Publishers: c.Publishers, Rate: c.Rate, Fanout: c.Fanout, Spread: c.Spread, PayloadBytes: c.Payload, Batch: c.Batch,
 		Slow: c.Slow, Hanging: c.Hanging, Failing: c.Failing, Duration: c.Duration, Warmup: c.Warmup,
-		Backlog:  c.Backlog,
+		Backlog: c.Backlog, History: c.History, Webhooks: c.Webhooks, KeepData: c.KeepData,
 		JSONFile: c.JSON, TempDir: c.TempDir,
 	}, p.stdout)
 }
 
-// The other processes of a benchmark are this program too.
+// The other processes of a benchmark are this program too; the last of them is
+// benchSeedCommand.
 type (
 	benchReceiverCommand struct {
 		Args []string `arg:"" optional:"" passthrough:""`

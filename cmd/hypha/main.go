@@ -37,6 +37,7 @@ type cli struct {
 
 	BenchReceiver benchReceiverCommand `cmd:"" hidden:""`
 	BenchRelay    benchRelayCommand    `cmd:"" hidden:""`
+	BenchSeed     benchSeedCommand     `cmd:"" hidden:""`
 
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }

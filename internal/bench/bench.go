@@ -34,8 +34,9 @@ var ErrLost = errors.New("accepted events never arrived")
 // field that a scenario also sets overrides the scenario.
 type Options struct {
 	// Self is the path of the executable that is started again for the
-	// receiver (`bench-receiver`), the relay (`bench-relay`) and the server
-	// (`serve`). Default: the running executable.
+	// receiver (`bench-receiver`), the relay (`bench-relay`), the server
+	// (`serve`) and what fills a store (`bench-seed`). Default: the running
+	// executable.
 	Self string
 
 	// ServeArgs are added to the command line of the server that is started.
@@ -103,6 +104,17 @@ type Options struct {
 	// Backlog is how many deliveries pile up in the scenario "backlog".
 	// Default: 1,000,000.
 	Backlog uint64
+
+	// History is how many deliveries are in the store, and Webhooks how many
+	// webhooks they are spread over, in the scenario "history". Default:
+	// 10,000,000 and 10,000.
+	History  uint64
+	Webhooks int
+
+	// KeepData is a folder that keeps the store of the scenario "history", which
+	// takes long to make: if it holds one of the wanted size, a copy of that is
+	// used. Default: the store is made anew and removed.
+	KeepData string
 
 	// Duration is how long events are published and measured. Default: the
 	// scenario's (10 s).

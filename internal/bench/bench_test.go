@@ -242,7 +242,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"a target that is to be restarted", Options{Scenario: "backlog", Target: "http://127.0.0.1:1", APIKey: "k"}, []string{"starts its servers itself"}},
 		{"batches of what has none", Options{Scenario: "overload", Batch: 2}, []string{"scenario overload knows neither batches"}},
 		{"more ill than there are", Options{Scenario: "isolation-429", Fanout: 10}, []string{"fanout is 10: it must be 11 to 4096"}},
-		{"fan-out of what has none", Options{Scenario: "overload", Fanout: 2}, []string{"scenario overload has one webhook"}},
+		{"fan-out of what has none", Options{Scenario: "history", Fanout: 2}, []string{"scenario history has one webhook"}},
 		{"host that is no address", Options{ReceiverHost: "localhost"}, []string{`"localhost" is not an IP address`}},
 		{"negative bystanders", Options{Slow: -1, Fanout: 2}, []string{"it must be 0 to 4096"}},
 	}

@@ -39,6 +39,7 @@ type fake struct {
 	data     string
 	keys     map[string]string // tenants by their keys
 	operator string
+	prunes   bool
 	client   *http.Client
 	queue    chan func()
 
@@ -46,6 +47,7 @@ type fake struct {
 	state  fakeState
 	events int // accepted
 	calls  int // publishes
+	asked  int // lists up to a time
 }
 
 // fakeState is what survives a restart.
@@ -79,7 +81,8 @@ func fakeServer(ctx context.Context, args []string) error {
 	listen := flags.String("listen", "", "")
 	egress := flags.String("allow-egress", "", "")
 	fault := flags.String("fault", "", "")
-	for _, name := range []string{"max-queued", "retry-schedule"} {
+	age := flags.Duration("history-age", 0, "")
+	for _, name := range []string{"max-queued", "retry-schedule", "history-size"} {
 		flags.String(name, "", "")
 	}
 	if err := flags.Parse(args); err != nil {
@@ -97,6 +100,7 @@ func fakeServer(ctx context.Context, args []string) error {
 	}
 	f := &fake{
 		fault: *fault, data: *data, keys: map[string]string{key: fakeTenant}, operator: os.Getenv("HYPHA_BOOTSTRAP_OPERATOR_KEY"),
+		prunes: *age > 0 && *age < seedAge,
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 5 * time.Second},
 		queue:  make(chan func(), 1<<16),
 	}
@@ -168,6 +172,10 @@ func (f *fake) handler() http.Handler {
 		f.keys["hypha_second"] = r.Header.Get("X-Hypha-Tenant")
 		fakeAnswer(w, http.StatusCreated, map[string]string{"key": "hypha_second"})
 	})
+	mux.HandleFunc("GET /services/webhooks/stats", func(w http.ResponseWriter, _ *http.Request) {
+		fakeAnswer(w, http.StatusOK, map[string]int{"totalDeliveries": 1})
+	})
+	mux.HandleFunc("GET /services/", f.list)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 		manages := r.URL.Path == "/services/tenants" || r.Header.Get("X-Hypha-Tenant") != ""
@@ -326,4 +334,49 @@ func (f *fake) send(h *fakeHook, body []byte) {
 			h.Waiting = append(h.Waiting, body)
 		}
 	}
+}
+
+// list answers any list: with something, unless it is asked for what has grown
+// too old a third time. A first page may be empty and not the last.
+func (f *fake) list(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	page := map[string]any{"data": []map[string]string{{"id": "wh_1"}}, "nextCursor": "more"}
+	query := r.URL.Query()
+	if query.Has("until") && query.Get("limit") == "1" {
+		f.asked++
+		gone := f.prunes && f.asked > 2
+		switch {
+		case gone && !query.Has("cursor"):
+			page["data"] = []string{}
+		case gone:
+			page = map[string]any{"data": []string{}, "nextCursor": nil}
+		}
+	}
+	fakeAnswer(w, http.StatusOK, page)
+}
+
+// fakeSeed is the child process `bench-seed`.
+func fakeSeed(args []string) error {
+	flags := flag.NewFlagSet("bench-seed", flag.ContinueOnError)
+	data := flags.String("data", "", "")
+	deliveries := flags.Int("deliveries", 0, "")
+	webhooks := flags.Int("webhooks", 0, "")
+	payload := flags.Int("payload", 0, "")
+	age := flags.Duration("age", 0, "")
+	flags.String("fanout", "", "")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(*data, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(*data, "store"), make([]byte, 100**deliveries), 0o600); err != nil {
+		return err
+	}
+	until := time.Now()
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+		"deliveries": *deliveries, "events": *deliveries / 10, "failed": 1, "webhooks": *webhooks, "payload": *payload,
+		"from": until.Add(-*age), "until": until,
+	})
 }

@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 		err = RunRelay(ctx, args, os.Stdin, os.Stdout)
 	case "serve":
 		err = fakeServer(ctx, args)
+	case "bench-seed":
+		err = fakeSeed(args)
 	case "harness":
 		err = Run(ctx, Options{Self: os.Args[0], TempDir: args[0], Publishers: 1, Duration: time.Hour}, os.Stdout)
 	default:

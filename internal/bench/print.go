@@ -26,7 +26,7 @@ func printScenario(out io.Writer, sr ScenarioReport) {
 		fmt.Fprintf(&b, "; %s", sr.Note)
 	}
 	b.WriteByte('\n')
-	for _, t := range []table{sr.runsTable(), sr.figuresTable()} {
+	for _, t := range []table{sr.runsTable(), sr.figuresTable(), sr.requestsTable()} {
 		if len(t) > 1 {
 			b.WriteByte('\n')
 			t.write(&b)
@@ -118,6 +118,19 @@ func (sr *ScenarioReport) figuresTable() table {
 		return nil
 	}
 	return t[1:]
+}
+
+// requestsTable has a line for each kind of request.
+func (sr *ScenarioReport) requestsTable() table {
+	t := table{{"", "requests", "p50, ms", "p90, ms", "p99, ms", "max, ms"}}
+	for _, q := range sr.Requests {
+		t = append(t, []string{
+			q.Phase + "  " + q.Request, fmt.Sprint(q.Count),
+			number("%.2f", q.LatencyMs.P50, false), number("%.2f", q.LatencyMs.P90, false),
+			number("%.2f", q.LatencyMs.P99, false), number("%.2f", q.LatencyMs.Max, false),
+		})
+	}
+	return t
 }
 
 func number(format string, v float64, unknown bool) string {

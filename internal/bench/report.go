@@ -46,8 +46,10 @@ type ScenarioReport struct {
 	// within each pair.
 	Ratios map[string]map[string]float64 `json:"ratios,omitempty"`
 
-	// Figures are what else was measured.
-	Figures []Figure `json:"figures,omitempty"`
+	// Figures are what else was measured, and Requests how long single requests
+	// took.
+	Figures  []Figure        `json:"figures,omitempty"`
+	Requests []RequestReport `json:"requests,omitempty"`
 
 	compared [][2]string
 }
@@ -68,8 +70,16 @@ func (f Figure) format() string {
 	return "%.2f"
 }
 
+// RequestReport is how long requests of one kind took.
+type RequestReport struct {
+	Phase     string  `json:"phase"` // what the server was doing meanwhile
+	Request   string  `json:"request"`
+	Count     uint64  `json:"count"`
+	LatencyMs Latency `json:"latencyMs"` // from sending to the last byte of the answer
+}
+
 func (sr *ScenarioReport) empty() bool {
-	return len(sr.Runs)+len(sr.Figures) == 0
+	return len(sr.Runs)+len(sr.Figures)+len(sr.Requests) == 0
 }
 
 // pairs is how often the scenario was run.

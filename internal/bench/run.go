@@ -45,6 +45,9 @@ type plan struct {
 	// even if there is an error.
 	pair func(ctx context.Context, pair int, sr *ScenarioReport) error
 
+	// around, if set, does what is done once, and the pairs in between.
+	around func(ctx context.Context, sr *ScenarioReport, pairs func() error) error
+
 	note string
 }
 
@@ -54,6 +57,8 @@ func (r *runner) plan(sc Scenario) plan {
 		return r.isolation(sc)
 	case SetupBacklog:
 		return r.backlog(sc)
+	case SetupHistory:
+		return r.history(sc)
 	case SetupOverload:
 		return r.overload(sc)
 	case SetupLoad:
@@ -106,17 +111,26 @@ func (r *runner) scenario(ctx context.Context, sc Scenario) (ScenarioReport, err
 		Scenario: sc, Duration: sc.Duration.String(), Warmup: sc.Warmup.String(),
 		Columns: p.columns, Note: p.note, compared: p.compared,
 	}
-	var failures []error
-	for pair := range sc.Pairs {
-		if err := p.pair(ctx, pair+1, &sr); err != nil {
-			failures = append(failures, err)
+	pairs := func() error {
+		var failures []error
+		for pair := range sc.Pairs {
+			if err := p.pair(ctx, pair+1, &sr); err != nil {
+				failures = append(failures, err)
+			}
+			if ctx.Err() != nil {
+				break
+			}
 		}
-		if ctx.Err() != nil {
-			break
-		}
+		return errors.Join(failures...)
+	}
+	var err error
+	if p.around != nil {
+		err = p.around(ctx, &sr, pairs)
+	} else {
+		err = pairs()
 	}
 	sr.summarize()
-	return sr, errors.Join(failures...)
+	return sr, err
 }
 
 // measure runs a load once, with fresh processes. The result is nil if it came

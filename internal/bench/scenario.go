@@ -23,6 +23,8 @@ const (
 	// SetupBacklog lets deliveries pile up for an endpoint that is down,
 	// restarts the server, and mends the endpoint.
 	SetupBacklog Setup = "backlog"
+	// SetupHistory works with a store that holds a long history.
+	SetupHistory Setup = "history"
 	// SetupOverload offers ten times as much as the server has taken before.
 	SetupOverload Setup = "overload"
 )
@@ -62,7 +64,9 @@ type Scenario struct {
 	Ill     int    `json:"ill,omitempty"`
 	Illness string `json:"illness,omitempty"`
 
-	Backlog uint64 `json:"backlog,omitempty"` // deliveries that pile up
+	Backlog  uint64 `json:"backlog,omitempty"`  // deliveries that pile up
+	History  uint64 `json:"history,omitempty"`  // deliveries that the store has seen
+	Webhooks int    `json:"webhooks,omitempty"` // among which the history is spread
 
 	// ScenarioReport has these as text.
 	Duration time.Duration `json:"-"` // of each measured load
@@ -125,6 +129,9 @@ func Scenarios() []Scenario {
 		isolation(illnessDrip, 5*time.Second),
 		tenant,
 		row("backlog", func(s *Scenario) { s.Setup, s.Rate, s.Backlog = SetupBacklog, 200, 1_000_000 }),
+		row("history", func(s *Scenario) {
+			s.Setup, s.Rate, s.History, s.Webhooks, s.Pairs = SetupHistory, 200, 10_000_000, 10_000, 3
+		}),
 		row("overload", func(s *Scenario) { s.Setup, s.Publishers = SetupOverload, 2000 }),
 	}
 }
@@ -170,6 +177,8 @@ func (s Scenario) String() string {
 	switch s.Setup {
 	case SetupBacklog:
 		fmt.Fprintf(&b, "closed loop, then an open loop at %g events/s before and beside %d deliveries for an endpoint that is down", s.Rate, s.Backlog)
+	case SetupHistory:
+		fmt.Fprintf(&b, "closed loop on a store with %d finished deliveries of %s", s.History, count(s.Webhooks, "webhook"))
 	case SetupOverload:
 		fmt.Fprintf(&b, "closed loop of %s, then an open loop at ", count(normalPublishers, "publisher"))
 		if s.Rate > 0 {
@@ -221,6 +230,7 @@ const (
 	maxBatch      = 1000 // the API's own limit
 	maxPayload    = 8 << 20
 	maxBacklog    = 1 << 30
+	maxHistory    = 1 << 32
 )
 
 // problems gathers what is wrong.
@@ -347,6 +357,9 @@ func (o Options) override(s *Scenario, bad *problems) {
 	switch s.Setup {
 	case SetupBacklog:
 		override(&s.Backlog, o.Backlog)
+	case SetupHistory:
+		override(&s.History, o.History)
+		override(&s.Webhooks, o.Webhooks)
 	case SetupLoad, SetupIsolation, SetupOverload:
 	}
 
@@ -362,6 +375,8 @@ func (o Options) override(s *Scenario, bad *problems) {
 	inRange("the number of webhooks that are slow, hanging or failing", min(s.Slow, s.Hanging, s.Failing), 0, maxHooks)
 	inRange("the number of all webhooks", s.Fanout+s.Slow+s.Hanging+s.Failing, 1, maxHooks)
 	inRange("the size of the backlog", int(s.Backlog), 0, maxBacklog)
+	inRange("the size of the history", int(s.History), 0, maxHistory)
+	inRange("the number of webhooks of the history", s.Webhooks, 0, 1<<20)
 	if s.Rate < 0 || s.Rate > 1e6 {
 		bad.add("rate is %g: it must be 0 (closed loop) to 1000000 events/s", s.Rate)
 	}

@@ -2,6 +2,9 @@ package bench
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -161,6 +164,62 @@ func TestBacklog(t *testing.T) {
 				t.Errorf("ratios %v\n%s", sr.Ratios, out)
 			}
 		})
+	}
+}
+
+func TestHistory(t *testing.T) {
+	o := short(t)
+	kept := filepath.Join(t.TempDir(), "kept")
+	o.Scenario, o.Pairs, o.History, o.Webhooks, o.KeepData = "history", 2, 500, 20, kept
+	for _, want := range []string{"Filling a store with 500 deliveries of 20 webhooks", ""} { // the second time it is there
+		report, out, err := bench(t, t.Context(), o)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if (want == "") == strings.Contains(out, "Filling a store") || !strings.Contains(out, want) {
+			t.Errorf("it must fill a store the first time, and only then:\n%s", out)
+		}
+		sr := report.Scenarios[0]
+		var order []string
+		for _, r := range sr.Runs {
+			order = append(order, r.Subject)
+			consistent(t, r, 1)
+		}
+		if diff := cmp.Diff([]string{"seeded", "empty", "empty", "seeded", "quiet", "pruning"}, order); diff != "" {
+			t.Errorf("order (-want +got):\n%s", diff)
+		}
+		if f := figures(sr); f["deliveries"] != 500 || f["bytesPerDelivery"] < 100 || f["prunedDeliveries"] != 50 || f["pruneSeconds"] <= 0 {
+			t.Errorf("figures %v", f)
+		}
+		for _, phase := range []string{"idle", "200 events/s"} {
+			for _, request := range []string{"stats", "failed, offset 10000", "deliveries, 20 pages", "deliveries of a webhook", "deliveries, 200 rows deep"} {
+				if !slices.ContainsFunc(sr.Requests, func(q RequestReport) bool {
+					return q.Phase == phase && q.Request == request && q.Count == askedTimes && q.LatencyMs.P50 > 0
+				}) {
+					t.Errorf("%s: nothing is known of %q", phase, request)
+				}
+			}
+		}
+		// What is kept stays as it was made.
+		if files, err := filepath.Glob(filepath.Join(kept, "data", "*")); err != nil || len(files) != 1 {
+			t.Errorf("kept %v (%v)", files, err)
+		}
+	}
+	o.History = 600
+	if _, out, err := bench(t, t.Context(), o); err == nil || !strings.Contains(err.Error(), "holds 500 deliveries of 20 webhooks") {
+		t.Errorf("error %v, want that another size is kept\n%s", err, out)
+	}
+}
+
+func TestHistoryThatIsNotKept(t *testing.T) {
+	o := short(t)
+	o.Scenario, o.Pairs, o.History, o.Webhooks = "history", 1, 500, 20
+	if _, out, err := bench(t, t.Context(), o); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	o.Self = filepath.Join(t.TempDir(), "no-such-program")
+	if _, _, err := bench(t, t.Context(), o); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error %v, want that there is no such program", err)
 	}
 }
 

@@ -133,6 +133,25 @@ func (s *subject) setEnabled(ctx context.Context, webhook string, on bool) error
 	return nil
 }
 
+// get reads an answer of 200.
+func (s *subject) get(ctx context.Context, path string, answer any) error {
+	target, err := s.base.Parse(path)
+	if err != nil {
+		return err
+	}
+	status, text, err := request(ctx, http.MethodGet, target.String(), s.key, "", nil)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("the server answered %d: %.300s", status, text)
+	}
+	if err == nil {
+		err = json.Unmarshal(text, answer)
+	}
+	if err != nil {
+		return fmt.Errorf("GET %s: %w", path, err)
+	}
+	return nil
+}
+
 // deleteWebhooks removes what createWebhooks made, even if ctx is done: the
 // server stays, and its webhooks would deliver to nobody.
 func (s *subject) deleteWebhooks(ctx context.Context) error {
