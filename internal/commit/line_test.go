@@ -24,15 +24,6 @@ func tenants(accepts []*accept) (out []byte) {
 	return out
 }
 
-func count(accepts []*accept, tenant byte) (n int) {
-	for _, t := range tenants(accepts) {
-		if t == tenant {
-			n++
-		}
-	}
-	return n
-}
-
 var nothingElse = load{1 << 30, 1 << 40}
 
 func TestTenantsTakeTurns(t *testing.T) {

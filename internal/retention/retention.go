@@ -3,7 +3,8 @@
 // unfinished is never touched.
 //
 // It promises to leave the store to others: a deletion takes about 10 ms, and
-// while others write, at most a tenth of the time goes into deleting.
+// while others write, at most a tenth of the time goes into deleting. Only when
+// that is not enough to keep the size near its bound it takes more, up to half.
 package retention
 
 import (
@@ -53,10 +54,15 @@ const (
 	maxChunk   = 1000
 	// target is how long a chunk may take.
 	target = 10 * time.Millisecond
-	// The rest after a chunk, in times of what that took.
+	// The rest after a chunk, in times of what that took: while others write, when
+	// the size is a tenth over its bound, and when it is a quarter over, or nobody
+	// writes.
 	restBusy = 9
+	restOver = 3
 	restIdle = 1
 	maxRest  = 30 * time.Second
+	// sizeEach is after how many chunks the size is looked at again.
+	sizeEach = 64
 	// minAge is what is kept however large the history is.
 	minAge = time.Hour
 )
@@ -134,7 +140,14 @@ func (r *Retention) Enforce(ctx context.Context) error {
 func (r *Retention) prune(ctx context.Context, age time.Duration) error {
 	now := r.o.Now()
 	total := store.PruneResult{More: true}
-	for total.More {
+	var size int64
+	for chunks := 0; total.More; chunks++ {
+		if chunks%sizeEach == 0 {
+			var err error
+			if size, err = r.o.Store.Size(ctx); err != nil {
+				return err
+			}
+		}
 		got, took, err := r.deleteChunk(ctx, store.PruneParams{Before: now.Add(-age), Now: now, Limit: r.chunk})
 		if err != nil {
 			return err
@@ -142,7 +155,7 @@ func (r *Retention) prune(ctx context.Context, age time.Duration) error {
 		total.Events += got.Events
 		total.Deliveries += got.Deliveries
 		total.More = got.More
-		if total.More && !r.sleep(r.pace(took)) {
+		if total.More && !r.sleep(r.pace(took, size)) {
 			return r.ctx.Err()
 		}
 	}
@@ -172,20 +185,23 @@ func (r *Retention) deleteChunk(ctx context.Context, p store.PruneParams) (*stor
 	return got.PruneResult, got.took, got.err
 }
 
-// pace says how long to rest after a chunk that took so long, and sets the size
-// of the next.
-func (r *Retention) pace(took time.Duration) time.Duration {
+// pace says how long to rest after a chunk that took so long, when the history
+// is so large, and sets the number of rows of the next.
+func (r *Retention) pace(took time.Duration, size int64) time.Duration {
 	switch {
 	case took > target:
 		r.chunk = max(r.chunk/2, minChunk)
 	case took < target/2:
 		r.chunk = min(r.chunk*3/2, maxChunk)
 	}
-	times := time.Duration(restBusy)
-	if r.o.Idle() {
-		times = restIdle
+	switch over := size - r.o.MaxBytes; {
+	case over > r.o.MaxBytes/4 || r.o.Idle():
+		return min(restIdle*took, maxRest)
+	case over > r.o.MaxBytes/10:
+		return min(restOver*took, maxRest)
+	default:
+		return min(restBusy*took, maxRest)
 	}
-	return min(times*took, maxRest)
 }
 
 func (r *Retention) sleep(d time.Duration) bool {

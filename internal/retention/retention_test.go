@@ -89,9 +89,9 @@ func TestItLooksEveryMinuteUntilStopped(t *testing.T) {
 type slow struct {
 	left    int
 	each    time.Duration
-	idle    bool
 	busy    time.Duration // deleting, in all
 	longest time.Duration // of a deletion, but for the first ones
+	size    int64         // that it says it has
 	calls   int
 }
 
@@ -107,7 +107,7 @@ func (s *slow) Prune(_ context.Context, p store.PruneParams) (*store.PruneResult
 	return &store.PruneResult{Events: n, More: s.left > 0}, nil
 }
 
-func (s *slow) Size(context.Context) (int64, error) { return 0, nil }
+func (s *slow) Size(context.Context) (int64, error) { return s.size, nil }
 
 func TestItLeavesTheStoreToOthers(t *testing.T) {
 	for _, tc := range []struct {
@@ -115,20 +115,23 @@ func TestItLeavesTheStoreToOthers(t *testing.T) {
 		each  time.Duration
 		idle  bool
 		wait  time.Duration
+		size  int64   // of 1000
 		share float64 // of the time that goes into deleting, at most
 		rows  int     // that are deleted in a minute, at least
 	}{
-		{"a fast store", 5 * time.Microsecond, false, 0, 0.101, 1_000_000},
-		{"a usual store", 50 * time.Microsecond, false, 0, 0.101, 110_000},
-		{"a slow store", 400 * time.Microsecond, false, 0, 0.101, 14_000},
-		{"a store that others write to", 50 * time.Microsecond, false, 100 * time.Millisecond, 0.101, 35_000},
-		{"faster when nobody uses it", 50 * time.Microsecond, true, 0, 0.501, 550_000},
+		{"a fast store", 5 * time.Microsecond, false, 0, 500, 0.101, 1_000_000},
+		{"a usual store", 50 * time.Microsecond, false, 0, 500, 0.101, 110_000},
+		{"a slow store", 400 * time.Microsecond, false, 0, 500, 0.101, 14_000},
+		{"a store that others write to", 50 * time.Microsecond, false, 100 * time.Millisecond, 1000, 0.101, 35_000},
+		{"faster when it is over its size", 50 * time.Microsecond, false, 0, 1150, 0.251, 270_000},
+		{"fast when it is far over its size", 50 * time.Microsecond, false, 0, 1300, 0.501, 550_000},
+		{"fast when nobody uses it", 50 * time.Microsecond, true, 0, 500, 0.501, 550_000},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &slow{left: 1 << 30, each: tc.each}
+				s := &slow{left: 1 << 30, each: tc.each, size: tc.size}
 				r := retention.New(retention.Options{
-					Store: s, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Idle: func() bool { return tc.idle },
+					Store: s, MaxBytes: 1000, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Idle: func() bool { return tc.idle },
 					// That it must wait for its turn is no reason to delete less.
 					Turn: func(ctx context.Context, f func(context.Context)) error {
 						time.Sleep(tc.wait) // of the bubble's clock
