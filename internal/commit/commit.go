@@ -121,6 +121,8 @@ type Committer struct {
 	at, ends time.Time
 	weight   int
 	failed   bool // what it did last
+	// wrote says that the store has answered: what is left is to tell everybody.
+	wrote bool
 	// worked is when it last ended with something.
 	worked time.Time
 	// writing counts the outcomes of the batch that is being written.
@@ -280,7 +282,7 @@ func (c *Committer) room() int { return c.pace.room(c.o.MaxWait / 4) }
 
 // stalled reports whether the store does not end a transaction. c.mu is held.
 func (c *Committer) stalled(now time.Time) bool {
-	return !c.at.IsZero() && now.Sub(c.at) >= c.patience()
+	return !c.at.IsZero() && !c.wrote && now.Sub(c.at) >= c.patience()
 }
 
 // patience is how long a transaction may take, and an accept may wait: twice
@@ -553,7 +555,7 @@ func (c *Committer) ended(now time.Time) {
 	if c.weight > 0 && !c.failed {
 		c.pace.learn(c.weight, min(now.Sub(c.at), maxLearned))
 	}
-	c.at, c.weight, c.failed, c.worked = time.Time{}, 0, false, now
+	c.at, c.weight, c.failed, c.wrote, c.worked = time.Time{}, 0, false, false, now
 	c.alarm.Stop()
 }
 
@@ -582,16 +584,19 @@ func (c *Committer) apply(ctx context.Context, accepts []*accept, outcomes []*st
 	for _, a := range accepts {
 		b.Accepts = append(b.Accepts, a.Accept)
 	}
+	if c.wrote { // it is the next part of a batch
+		c.mu.Lock()
+		c.wrote = false
+		c.mu.Unlock()
+	}
 	start := time.Now()
 	err := c.o.Store.Apply(ctx, &b)
+	c.mu.Lock()
+	c.wrote, c.failed = true, c.failed || err != nil
+	c.mu.Unlock()
 	c.o.Committed(len(accepts), len(outcomes), time.Since(start), err)
 	clear(b.Accepts)
 	c.batch = b.Accepts
-	if err != nil {
-		c.mu.Lock()
-		c.failed = true
-		c.mu.Unlock()
-	}
 	return err
 }
 
