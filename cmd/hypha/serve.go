@@ -1,23 +1,19 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/obs"
 )
-
-// gcPercent lets the heap grow further between collections than Go does by
-// itself. What lives long is small here, so most of a collection's work would be
-// for nothing: under load it saves a fifth of the processor's time, and costs
-// 12 MiB.
-const gcPercent = 400
 
 // serveCommand is the server.
 type serveCommand struct{ settings }
@@ -33,7 +29,11 @@ func (c *serveCommand) Run(p *process) error {
 	log.SetFlags(0)
 	log.SetOutput(slog.NewLogLogger(logger.Handler(), slog.LevelDebug).Writer())
 	if _, given := p.env("GOGC"); !given {
-		debug.SetGCPercent(gcPercent)
+		tuned, stop := context.WithCancel(p.ctx)
+		var tuner sync.WaitGroup
+		tuner.Go(func() { tuneHeap(tuned) })
+		defer tuner.Wait()
+		defer stop()
 	}
 	stopDebug, err := serveDebug(c.DebugListen)
 	if err != nil {
