@@ -19,6 +19,7 @@ const (
 	attemptForm = 1
 	answerForm  = 1
 	heldForm    = 1
+	countsForm  = 1
 )
 
 var errDamaged = errors.New("a stored value is damaged")
@@ -171,6 +172,35 @@ func decodeHeld(deliveries []id.Delivery, b []byte) (expires int64, out []store.
 	return expires, out, nil
 }
 
+// encodeCounts writes what a transaction counted: gauges as they are after it,
+// and what it adds to the counters of webhooks and minutes.
+func encodeCounts(gauges map[gaugeKey]gauge, counts map[countKey]*count) ([]byte, error) {
+	b := make([]byte, 0, 16+40*len(gauges)+64*len(counts))
+	b = append(b, countsForm)
+	b = binary.AppendUvarint(b, uint64(len(gauges)))
+	for key, g := range gauges {
+		b = append(append(b, key.tenant[:]...), key.webhook[:]...)
+		for _, n := range [...]int64{g.pending, g.failed, g.total} {
+			b = binary.AppendVarint(b, n)
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(len(counts)))
+	var latency []byte
+	for key, c := range counts {
+		b = append(append(b, key.tenant[:]...), key.webhook[:]...)
+		for _, n := range [...]int64{key.minute, c.succeeded, c.failed} {
+			b = binary.AppendVarint(b, n)
+		}
+		var err error
+		if latency, err = c.latency.AppendBinary(latency[:0]); err != nil {
+			return nil, err
+		}
+		b = binary.AppendUvarint(b, uint64(len(latency)))
+		b = append(b, latency...)
+	}
+	return b, nil
+}
+
 func appendText(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)
@@ -219,6 +249,15 @@ func (d *decoder) length() int {
 		return 0
 	}
 	return int(n)
+}
+
+func (d *decoder) id() (v [16]byte) {
+	if len(d.b) < len(v) {
+		d.failed, d.b = true, nil
+		return v
+	}
+	d.b = d.b[copy(v[:], d.b):]
+	return v
 }
 
 func (d *decoder) text() string {

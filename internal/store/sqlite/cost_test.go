@@ -23,10 +23,10 @@ func TestCostOfEvents(t *testing.T) {
 		pages            int // of the whole batch
 		allocsOfDelivery int
 	}{
-		{"one event", 1, 1, 8, 8, 170},
-		{"32 events", 32, 1, 15, 28, 44},
-		{"256 events", 256, 1, 15, 95, 39},
-		{"32 events to 8 webhooks", 32, 8, 23, 58, 25},
+		{"one event", 1, 1, 6, 7, 80},
+		{"32 events", 32, 1, 9, 26, 40},
+		{"256 events", 256, 1, 13, 95, 39},
+		{"32 events to 8 webhooks", 32, 8, 11, 57, 23},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := openAt(t, t.TempDir())

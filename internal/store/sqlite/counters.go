@@ -10,7 +10,8 @@ import (
 
 // Counts are kept in rows that hold the whole value, not in sums: this process
 // is the only one, so it knows the value before, from memory or from the row,
-// and writes the one after. Gauges are of now, counters of finished attempts.
+// and writes the one after, though not at once (see fold.go). Gauges are of now,
+// counters of finished attempts.
 
 // gaugeKey is a webhook, or with no webhook its whole tenant.
 type gaugeKey struct {
@@ -151,8 +152,8 @@ func (c *counter) add(other *counter) {
 	c.latency.Merge(&other.latency)
 }
 
-// flushCounts writes the gauges and counters that the transaction changed.
-func (t *tx) flushCounts() error {
+// writeCounts writes the gauges and counters that the transaction has, as rows.
+func (t *tx) writeCounts() error {
 	gauges := t.write(rows{head: "INSERT INTO gauges (tenant_id, webhook_id, pending, failed, total) VALUES ",
 		row: "(?, ?, ?, ?, ?)", columns: 5,
 		tail: " ON CONFLICT DO UPDATE SET pending = excluded.pending, failed = excluded.failed, total = excluded.total"})
@@ -235,7 +236,7 @@ func (t *tx) counter(key counterKey) (counter, error) {
 
 // keepCounts takes over what a committed transaction counted.
 func (s *Store) keepCounts(t *tx) {
-	if len(s.gauges) > maxGauges {
+	if len(s.gauges) > maxGauges && t.folded { // else the log's are among them
 		clear(s.gauges)
 	}
 	for key, g := range t.gauges {

@@ -67,6 +67,7 @@ func (s *Store) DeleteTenant(ctx context.Context, tenant id.Tenant) error {
 		if err := t.settleTenant(tenant); err != nil {
 			return err
 		}
+		t.wantFold = true // so that Prune finds all of it
 		for _, text := range [...]string{
 			"DELETE FROM tenants WHERE id = ?",
 			"INSERT INTO removed_tenants (id) VALUES (?)",

@@ -279,8 +279,8 @@ func eventDeliveries(c *conn, q *store.DeliveryQuery) ([]hook.Delivery, error) {
 func (s *Store) CountDeliveries(ctx context.Context, q store.DeliveryQuery, most int64) (int64, bool, error) {
 	q.Before, q.Offset = id.Delivery{}, 0
 	var n int64
-	_ = s.settled(ctx, q.Tenant) // as for the list
 	if q.EventID != "" {
+		_ = s.settled(ctx, q.Tenant) // as for the list
 		err := s.read(ctx, q.Tenant, func(c *conn) error {
 			all, err := eventDeliveries(c, &q)
 			n = int64(len(all))
@@ -290,6 +290,7 @@ func (s *Store) CountDeliveries(ctx context.Context, q store.DeliveryQuery, most
 	}
 	bare := q.EventType == "" && q.Since.IsZero() && q.Until.IsZero()
 	if bare && (q.Status == nil || *q.Status == hook.StatusFailed) {
+		s.foldedUp(ctx)
 		err := s.read(ctx, q.Tenant, func(c *conn) error {
 			g, err := readGauge(c, gaugeKey{q.Tenant, q.Webhook})
 			if n = g.total; q.Status != nil {
@@ -299,6 +300,7 @@ func (s *Store) CountDeliveries(ctx context.Context, q store.DeliveryQuery, most
 		})
 		return n, false, err
 	}
+	_ = s.settled(ctx, q.Tenant) // as for the list
 	l := deliveryList(&q)
 	looks := 0
 	for ended := false; !ended; {

@@ -61,6 +61,7 @@ type Store struct {
 	texts    map[chunkKey]string
 	rowArgs  map[string][]any // room for the arguments of rows, by their head
 	held     *held
+	unfolded *unfolded
 	era      int64
 	pass     prunePass
 	wal      walState
@@ -118,6 +119,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		texts:    map[chunkKey]string{},
 		rowArgs:  map[string][]any{},
 		held:     newHeld(),
+		unfolded: newUnfolded(),
 		readers:  make(chan *conn, readerCount),
 	}
 	if err := s.open(ctx); err != nil {
@@ -147,6 +149,9 @@ func (s *Store) open(ctx context.Context) error {
 	}
 	if err := s.writer.scan("SELECT value FROM settings WHERE name = 'era'", func(r row) { s.era = r.int(0) }); err != nil {
 		return fmt.Errorf("read the settings in %s: %w", s.path, err)
+	}
+	if err := s.recoverCounts(ctx); err != nil {
+		return err
 	}
 	if err := s.recoverHeld(ctx); err != nil {
 		return err
@@ -243,8 +248,8 @@ func (s *Store) Close() error {
 		s.turn <- struct{}{}
 		// So that the next start has nothing to look for. If it can't be, it
 		// does.
-		if err := s.transact(context.Background(), (*tx).settleAll); err != nil {
-			s.logger.Warn("deliveries that were held could not be given rows; the next start does it", "err", err)
+		if err := s.transact(context.Background(), func(t *tx) error { return errors.Join(t.settleAll(), t.foldAll()) }); err != nil {
+			s.logger.Warn("what is held and counted could not be written out; the next start does it", "err", err)
 		}
 		s.closeErr = s.release()
 	})

@@ -83,6 +83,7 @@ func (s *Store) Prune(ctx context.Context, params store.PruneParams) (*store.Pru
 			return err
 		}
 		p.held = t.firstHeld()
+		t.wantFold = true // what is counted is forgotten below, and read again
 		if err := p.usedUp(); err != nil {
 			return err
 		}

@@ -62,6 +62,7 @@ const (
 // Stats sums what was counted. Times before the history's start are counted by
 // the day: Prune drops the minutes and hours of them.
 func (s *Store) Stats(ctx context.Context, q store.StatsQuery) (*store.Stats, error) {
+	s.foldedUp(ctx)
 	out := &store.Stats{}
 	err := s.read(ctx, q.Tenant, func(c *conn) error {
 		g, err := readGauge(c, gaugeKey{q.Tenant, q.Webhook})

@@ -24,6 +24,10 @@ type tx struct {
 	heldEvents  int        // how many were added to the store's
 	heldWritten []*heldRow // what got its row
 	heldNoted   bool       // held_from was written
+
+	wantFold bool // the log of counts is to be folded
+	folded   bool // it was
+	logged   int  // how much was added to it, in bytes
 }
 
 // tenantGone marks a tenant that is not there in the map of versions.
@@ -117,6 +121,7 @@ func (t *tx) keep() {
 		s.versions[k] = v
 	}
 	s.keepCounts(t)
+	s.keepFold(t)
 	s.keepHeld(t)
 }
 
