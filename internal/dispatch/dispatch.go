@@ -632,6 +632,10 @@ func (d *Dispatcher) tick() time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.now()
+	sleep := idleSleep
+	if d.trim(now) {
+		sleep = trimAfter
+	}
 	for len(d.wakes) > 0 && !d.stopping {
 		l := d.wakes[0]
 		if wait := l.wakeAt.Sub(now); wait > 0 {
@@ -651,7 +655,7 @@ func (d *Dispatcher) tick() time.Duration {
 		}
 		d.update(l)
 	}
-	return idleSleep
+	return sleep
 }
 
 func (d *Dispatcher) forgettable(l *laneState) bool {

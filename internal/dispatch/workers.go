@@ -1,9 +1,18 @@
 package dispatch
 
-import "github.com/plinqx/hypha/internal/lane"
+import (
+	"slices"
+	"time"
 
-// maxIdleWorkers bounds how many goroutines wait for the next attempt.
-const maxIdleWorkers = 256
+	"github.com/plinqx/hypha/internal/lane"
+)
+
+// maxIdleWorkers bounds how many goroutines wait for the next attempt. Of these,
+// those end that were not needed for trimAfter.
+const (
+	maxIdleWorkers = 256
+	trimAfter      = time.Second
+)
 
 // workers are the goroutines that make attempts. They are used again: an attempt
 // goes deep, and in a new goroutine the growing of its stack was 5 % of what the
@@ -11,7 +20,10 @@ const maxIdleWorkers = 256
 // end lets the next attempt begin makes that one too, without a switch. All of
 // it is under the dispatcher's lock.
 type workers struct {
-	idle []worker
+	idle []worker // the longest idle first
+	// spare is how many there were at all times since trimmed.
+	spare   int
+	trimmed time.Time
 }
 
 // worker takes its next attempt from its channel, which has room for one; it
@@ -28,6 +40,7 @@ func (d *Dispatcher) work(j job) {
 	if n := len(d.workers.idle); n > 0 {
 		w := d.workers.idle[n-1]
 		d.workers.idle = d.workers.idle[:n-1]
+		d.workers.spare = min(d.workers.spare, n-1)
 		w <- j
 		return
 	}
@@ -47,6 +60,23 @@ func (d *Dispatcher) rest(w worker) {
 		return
 	}
 	d.workers.idle = append(d.workers.idle, w)
+	if len(d.workers.idle) == 1 {
+		kick(d.wake) // so that it ends in time
+	}
+}
+
+// trim ends the workers that have not been needed for a time, and reports whether
+// it is to be called again. d.mu is held.
+func (d *Dispatcher) trim(now time.Time) bool {
+	ws := &d.workers
+	if now.Sub(ws.trimmed) >= trimAfter {
+		for _, w := range ws.idle[:ws.spare] {
+			close(w)
+		}
+		ws.idle = slices.Delete(ws.idle, 0, ws.spare)
+		ws.spare, ws.trimmed = len(ws.idle), now
+	}
+	return len(ws.idle) > 0
 }
 
 // dismiss ends the idle workers; the others end with their attempts. d.mu is
@@ -55,5 +85,5 @@ func (d *Dispatcher) dismiss() {
 	for _, w := range d.workers.idle {
 		close(w)
 	}
-	d.workers.idle = nil
+	d.workers.idle, d.workers.spare = nil, 0
 }
