@@ -46,5 +46,6 @@ bench: ## the benchmarks of Go, and the server under load
 	$(GO) test -run '^$$' -bench . -benchmem ./signature/... ./internal/...
 	$(GO) run ./cmd/hypha bench
 
-soak: ## the long variants of the tests that have one; takes an hour or more
+soak: ## the long variants of tests, a backlog of 1e6, a history of 1e7; takes an hour or more
 	HYPHA_SOAK=1 $(GO) test -timeout 6h -count 1 ./...
+	$(GO) run ./cmd/hypha bench --scenario backlog,history
