@@ -118,10 +118,13 @@ type Dispatcher struct {
 	wakes    wakeHeap
 	inFlight int
 	workers  workers
-	memory   budget
-	watches  map[id.Delivery]*watch
-	tests    int // watches that have not ended, in all and by tenant
-	testsOf  map[id.Tenant]int
+	// How often the breakers of lanes that were forgotten turned since the gauge
+	// was read.
+	opened, closed int
+	memory         budget
+	watches        map[id.Delivery]*watch
+	tests          int // watches that have not ended, in all and by tenant
+	testsOf        map[id.Tenant]int
 	// names of headers that differ from attempt to attempt
 	eventHeader, deliveryHeader string
 	idle                        chan struct{} // closed when stopping and nothing is in flight
@@ -548,6 +551,9 @@ func earlier(a, b time.Time) time.Time {
 func (d *Dispatcher) forget(l *laneState) {
 	d.wakes.set(l, time.Time{})
 	if k := (key{l.Tenant, l.Webhook}); d.lanes[k] == l {
+		opened, closed := l.TakeBreakerTurns()
+		d.opened += opened
+		d.closed += closed
 		delete(d.lanes, k)
 	}
 }

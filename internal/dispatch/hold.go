@@ -105,8 +105,7 @@ type Gauge struct {
 	LimitSum int
 	// Tenants that have attempts in flight, and those that wait for a slot.
 	TenantsSending, TenantsWaiting int
-	// How often breakers opened and closed since the gauge was read before. What
-	// lanes did that were forgotten since is not in it.
+	// How often breakers opened and closed since the gauge was read before.
 	Opened, Closed int
 }
 
@@ -120,7 +119,9 @@ func (d *Dispatcher) Gauge() Gauge {
 	g := Gauge{
 		InFlight: d.inFlight, Slots: d.o.Slots, Memory: d.memory.taken, MemoryAllowed: d.o.Memory,
 		Lanes: len(d.lanes), States: make(map[lane.State]int, 8), Limits: make([]int, len(bounds)),
+		Opened: d.opened, Closed: d.closed,
 	}
+	d.opened, d.closed = 0, 0
 	for _, l := range d.lanes {
 		state := l.State(now)
 		if !l.known {
