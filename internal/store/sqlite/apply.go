@@ -9,6 +9,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/internal/store/codec"
 )
 
 // Apply writes a batch in one transaction: the accepts in their order, then the
@@ -291,9 +292,9 @@ func (a *acceptor) writeEvents(r *store.Accept, results []store.AcceptResult) er
 		return nil
 	}
 	key := eventKey{r.Tenant, kindRequest, r.Key.Key}
-	answer := encodeAnswer(results)
+	answer := codec.EncodeAnswer(results)
 	if r.Key.ExpiresAt.After(a.now) {
-		repeated, err := decodeAnswer(answer)
+		repeated, err := codec.DecodeAnswer(answer)
 		if err != nil {
 			return err
 		}
@@ -320,7 +321,7 @@ func (a *acceptor) lookUp(key eventKey) (*heldKey, error) {
 			}
 			held = &heldKey{hash: r.hash(0)}
 			if key.kind == kindRequest {
-				held.answer, broken = decodeAnswer(r.blob(3))
+				held.answer, broken = codec.DecodeAnswer(r.blob(3))
 			}
 			copy(event[:], r.blob(2))
 		}, key.tenant[:], key.kind, key.key)

@@ -9,6 +9,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/internal/store/codec"
 )
 
 const (
@@ -21,46 +22,12 @@ const (
 	keyColumns = `tenant_id, id, hash, name, hint, scopes, created_at, expires_at, last_used_at`
 )
 
-// webhookData is what is stored of a webhook besides its columns.
-type webhookData struct {
-	Name           string              `json:"name"`
-	URL            string              `json:"url"`
-	Events         []string            `json:"events"`
-	Enabled        bool                `json:"enabled"`
-	Timeout        int64               `json:"timeoutMs"`
-	Description    string              `json:"description,omitempty"`
-	DisabledReason hook.DisabledReason `json:"disabledReason,omitempty"`
-	CreatedAt      int64               `json:"createdAt"`
-	UpdatedAt      int64               `json:"updatedAt"`
-}
-
-func encodeWebhook(w *hook.Webhook) (string, error) {
-	data, err := json.Marshal(webhookData{
-		Name: w.Name, URL: w.URL, Events: w.Events, Enabled: w.Enabled, Timeout: w.Timeout.Milliseconds(),
-		Description: w.Description, DisabledReason: w.DisabledReason,
-		CreatedAt: millis(w.CreatedAt), UpdatedAt: millis(w.UpdatedAt),
-	})
-	if err != nil {
-		return "", fmt.Errorf("encode webhook %s: %w", w.ID, err)
-	}
-	return string(data), nil
-}
-
 func readWebhook(tenant id.Tenant, r row) (store.WebhookRow, error) {
-	var d webhookData
-	if err := json.Unmarshal([]byte(r.text(2)), &d); err != nil {
-		return store.WebhookRow{}, fmt.Errorf("read webhook %s: %w", readID[id.Webhook](r, 0), err)
+	w := store.WebhookRow{
+		Webhook: hook.Webhook{ID: readID[id.Webhook](r, 0), Tenant: tenant, Revision: r.int(1), PausedUntil: r.time(4)},
+		Sealed:  r.blob(3),
 	}
-	return store.WebhookRow{
-		Webhook: hook.Webhook{
-			ID: readID[id.Webhook](r, 0), Tenant: tenant, Revision: r.int(1),
-			Name: d.Name, URL: d.URL, Events: d.Events, Enabled: d.Enabled,
-			Timeout: time.Duration(d.Timeout) * time.Millisecond, Description: d.Description,
-			DisabledReason: d.DisabledReason, PausedUntil: r.time(4),
-			CreatedAt: time.UnixMilli(d.CreatedAt).UTC(), UpdatedAt: time.UnixMilli(d.UpdatedAt).UTC(),
-		},
-		Sealed: r.blob(3),
-	}, nil
+	return w, codec.DecodeWebhook(r.text(2), &w.Webhook)
 }
 
 // TenantConfig reads a tenant's configuration.
@@ -113,7 +80,7 @@ func (s *Store) configure(ctx context.Context, tenant id.Tenant, change func(*tx
 // InsertWebhook adds a webhook.
 func (s *Store) InsertWebhook(ctx context.Context, w store.WebhookRow) (int64, error) {
 	return s.configure(ctx, w.Tenant, func(t *tx) error {
-		data, err := encodeWebhook(&w.Webhook)
+		data, err := codec.EncodeWebhook(&w.Webhook)
 		if err != nil {
 			return err
 		}
@@ -145,7 +112,7 @@ func (s *Store) UpdateWebhook(ctx context.Context, w store.WebhookRow) (int64, e
 		if revision != w.Revision-1 {
 			return store.ErrConfigMoved
 		}
-		data, err := encodeWebhook(&w.Webhook)
+		data, err := codec.EncodeWebhook(&w.Webhook)
 		if err != nil {
 			return err
 		}

@@ -24,44 +24,9 @@ type gauge struct {
 	pending, failed, total int64
 }
 
-// A level is how long the time is that a counter's row stands for.
-type level int64
-
-const (
-	levelAll level = iota
-	levelDay
-	levelHour
-	levelMinute
-)
-
-var levels = [...]level{levelAll, levelDay, levelHour, levelMinute}
-
-// start is where the bucket of a time begins, in Unix milliseconds.
-func (l level) start(ms int64) int64 {
-	width := l.width()
-	if width == 0 {
-		return 0
-	}
-	return ms - ms%width
-}
-
-// width is in milliseconds; 0 for all time.
-func (l level) width() int64 {
-	switch l {
-	case levelMinute:
-		return time.Minute.Milliseconds()
-	case levelHour:
-		return time.Hour.Milliseconds()
-	case levelDay:
-		return 24 * time.Hour.Milliseconds()
-	default:
-		return 0
-	}
-}
-
 type counterKey struct {
 	gaugeKey
-	level  level
+	level  store.Level
 	bucket int64
 }
 
@@ -132,7 +97,7 @@ func (t *tx) addAttempt(tenant id.Tenant, webhook id.Webhook, at time.Time, took
 	if t.counts == nil {
 		t.counts = map[countKey]*count{}
 	}
-	key := countKey{gaugeKey{tenant, webhook}, levelMinute.start(millis(at))}
+	key := countKey{gaugeKey{tenant, webhook}, store.LevelMinute.Start(millis(at))}
 	c := t.counts[key]
 	if c == nil {
 		c = &count{}
@@ -192,11 +157,11 @@ func (t *tx) mergeCounts() error {
 	if len(t.counts) == 0 {
 		return nil
 	}
-	t.counters = make(map[counterKey]*counter, 2*len(levels)*len(t.counts))
+	t.counters = make(map[counterKey]*counter, 2*len(store.Levels())*len(t.counts))
 	for key, added := range t.counts {
 		for _, of := range [...]gaugeKey{key.gaugeKey, {tenant: key.tenant}} {
-			for _, l := range levels {
-				at := counterKey{of, l, l.start(key.minute)}
+			for _, l := range store.Levels() {
+				at := counterKey{of, l, l.Start(key.minute)}
 				c := t.counters[at]
 				if c == nil {
 					before, err := t.counter(at)

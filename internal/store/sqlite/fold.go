@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/store/codec"
 )
 
 // A batch changes the gauges and four levels of counters of every webhook and
@@ -189,26 +190,26 @@ func (s *Store) recoverCounts(ctx context.Context) error {
 
 // decodeCounts reads what encodeCounts wrote.
 func decodeCounts(b []byte) (map[gaugeKey]gauge, map[countKey]*count, error) {
-	d := decoder{b: b}
-	damaged := fmt.Errorf("read logged counts: %w", errDamaged)
-	if d.byte() != countsForm {
+	d := codec.Decoder{Rest: b}
+	damaged := fmt.Errorf("read logged counts: %w", codec.ErrDamaged)
+	if d.Byte() != countsForm {
 		return nil, nil, damaged
 	}
-	key := func() gaugeKey { return gaugeKey{id.Tenant(d.id()), id.Webhook(d.id())} }
+	key := func() gaugeKey { return gaugeKey{id.Tenant(d.ID()), id.Webhook(d.ID())} }
 	gauges, counts := map[gaugeKey]gauge{}, map[countKey]*count{}
-	for range d.length() {
+	for range d.Length() {
 		k := key()
-		gauges[k] = gauge{d.varint(), d.varint(), d.varint()}
+		gauges[k] = gauge{d.Varint(), d.Varint(), d.Varint()}
 	}
-	for range d.length() {
-		k := countKey{key(), d.varint()}
-		c := &count{succeeded: d.varint(), failed: d.varint()}
-		if err := c.latency.UnmarshalBinary([]byte(d.text())); err != nil {
+	for range d.Length() {
+		k := countKey{key(), d.Varint()}
+		c := &count{succeeded: d.Varint(), failed: d.Varint()}
+		if err := c.latency.UnmarshalBinary([]byte(d.Text())); err != nil {
 			return nil, nil, err
 		}
 		counts[k] = c
 	}
-	if d.failed {
+	if d.Failed {
 		return nil, nil, damaged
 	}
 	return gauges, counts, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/internal/store/codec"
 )
 
 // A delivery that this process holds is sent from memory, and nearly all are
@@ -428,7 +429,7 @@ func (s *Store) recoverHeld(ctx context.Context) error {
 // recoverEvent reads a row of sqlHeld.
 func (t *tx) recoverEvent(w *rowWriter, r row) error {
 	tenant, event, created := readID[id.Tenant](r, 1), readID[id.Event](r, 2), r.int(4)
-	expires, deliveries, err := decodeHeld(splitIDs(r.blob(6)), r.blob(7))
+	expires, deliveries, err := decodeHeld(codec.SplitIDs(r.blob(6)), r.blob(7))
 	if err != nil {
 		return errors.Join(fmt.Errorf("event %s", event), err)
 	}

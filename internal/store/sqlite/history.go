@@ -9,6 +9,7 @@ import (
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/store/codec"
 )
 
 const (
@@ -64,7 +65,7 @@ func readDelivery(c *conn, tenant id.Tenant, delivery id.Delivery) (*hook.Delive
 func eventOf(r row) hook.Event {
 	e := hook.Event{
 		Tenant: readID[id.Tenant](r, 0), ID: readID[id.Event](r, 1), Type: r.text(2), Timestamp: r.time(3), CreatedAt: r.time(4),
-		Deliveries: splitIDs(r.blob(6)),
+		Deliveries: codec.SplitIDs(r.blob(6)),
 	}
 	e.PublicID = publicID(r.text(5), e.ID)
 	return e
@@ -124,7 +125,7 @@ func (s *Store) Attempts(ctx context.Context, tenant id.Tenant, delivery id.Deli
 	var out []hook.Attempt
 	err := s.read(ctx, tenant, func(c *conn) error {
 		take := func(b []byte) error {
-			a, err := decodeAttempt(b)
+			a, err := codec.DecodeAttempt(b)
 			out = append(out, a)
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/internal/store/codec"
 )
 
 const (
@@ -118,7 +119,7 @@ func (w *outcomeWriter) add(o *store.Outcome, held *heldRow) error {
 		lastKind, lastMessage = failure(a.Failure)
 		try = o.Try
 		w.t.addAttempt(o.Tenant, o.Webhook, o.At, a.Duration, a.Failure == nil)
-		if encoded := encodeAttempt(a); inRow(o) {
+		if encoded := codec.EncodeAttempt(a); inRow(o) {
 			detail = encoded
 		} else if err := w.attempts.add(o.Tenant[:], o.Delivery[:], a.Number, encoded); err != nil {
 			return fmt.Errorf("record attempts: %w", err)
@@ -150,7 +151,7 @@ func (t *tx) outcome(o *store.Outcome) error {
 	a := &o.Attempt
 	var detail any
 	if inRow(o) {
-		detail = encodeAttempt(a)
+		detail = codec.EncodeAttempt(a)
 	}
 	lastKind, lastMessage := failure(a.Failure)
 	done := intOfBool(r.status.Done())
@@ -168,7 +169,7 @@ func (t *tx) outcome(o *store.Outcome) error {
 	t.addAttempt(o.Tenant, o.Webhook, o.At, a.Duration, a.Failure == nil)
 	if detail == nil {
 		_, err := t.exec("INSERT OR REPLACE INTO attempts (tenant_id, delivery_id, number, data) VALUES (?, ?, ?, ?)",
-			o.Tenant[:], o.Delivery[:], a.Number, encodeAttempt(a))
+			o.Tenant[:], o.Delivery[:], a.Number, codec.EncodeAttempt(a))
 		if err != nil {
 			return fmt.Errorf("record an attempt: %w", err)
 		}
@@ -229,7 +230,7 @@ func (t *tx) staleOutcome(o *store.Outcome) error {
 		return nil
 	}
 	_, err = t.exec("INSERT OR IGNORE INTO attempts (tenant_id, delivery_id, number, data) VALUES (?, ?, ?, ?)",
-		o.Tenant[:], o.Delivery[:], a.Number, encodeAttempt(a))
+		o.Tenant[:], o.Delivery[:], a.Number, codec.EncodeAttempt(a))
 	if err != nil {
 		return fmt.Errorf("record an attempt: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/internal/store/codec"
 )
 
 // Prune goes over the tenants one after another, and over each one's rows from
@@ -307,7 +308,7 @@ func (p *pruner) events() (ended bool, err error) {
 			return false, nil
 		}
 		p.pass.after = readID[[16]byte](r, 0)
-		old = append(old, oldEvent{r.text(2), splitIDs(r.blob(3)), r.int(4)})
+		old = append(old, oldEvent{r.text(2), codec.SplitIDs(r.blob(3)), r.int(4)})
 		return true, nil
 	}, tenant[:], from[:], limit)
 	if err != nil {
@@ -351,14 +352,14 @@ func (p *pruner) anyLeft(tenant id.Tenant, ids []id.Delivery) (bool, error) {
 // stay.
 func (p *pruner) counters() (ended bool, err error) {
 	tenant, from := p.pass.tenant, p.pass.after
-	before := levelDay.start(max(0, millis(p.p.Before)))
+	before := store.LevelDay.Start(max(0, millis(p.p.Before)))
 	var webhook [16]byte
 	found, err := p.t.one(sqlNextCounted, func(r row) { webhook = readID[[16]byte](r, 0) }, tenant[:], from[:])
 	if err != nil || !found {
 		return true, err
 	}
 	p.looks--
-	for _, l := range [...]level{levelHour, levelMinute} {
+	for _, l := range [...]store.Level{store.LevelHour, store.LevelMinute} {
 		n, err := p.t.exec(sqlDropCounters, tenant[:], webhook[:], int64(l), before)
 		if err != nil {
 			return false, err
