@@ -205,7 +205,7 @@ func (s *seeder) event(group int, at time.Time) (store.NewEvent, error) {
 		return store.NewEvent{}, err
 	}
 	e := store.NewEvent{
-		ID: eventID, Type: s.eventType(group), Timestamp: at, CreatedAt: at, ExpiresAt: at.Add(7 * 24 * time.Hour),
+		ID: eventID, Type: s.eventType(group), Timestamp: at, Due: at, ExpiresAt: at.Add(7 * 24 * time.Hour),
 	}
 	e.Body = fmt.Appendf(nil, `{"id":"%s","type":"%s","timestamp":"%s","data":`, e.ID, e.Type, at.Format(ingest.TimeFormat))
 	e.Body = append(s.data(e.Body), `,"metadata":{}}`...)
@@ -259,7 +259,7 @@ func (s *seeder) outcome(d *store.NewDelivery, at time.Time) *store.Outcome {
 // counter in its 12 bits rand_a): the history is read, and deleted, in the order
 // of ids.
 func (s *seeder) newID(at time.Time) ([16]byte, error) {
-	var b [16]byte
+	b := id.First(at)
 	if _, err := rand.Read(b[8:]); err != nil {
 		return b, fmt.Errorf("make an id: %w", err)
 	}
@@ -270,7 +270,7 @@ func (s *seeder) newID(at time.Time) ([16]byte, error) {
 	if s.counter > 0xfff {
 		return b, errors.New("bench-seed: more than 4,096 ids in a millisecond: give the history more time")
 	}
-	binary.BigEndian.PutUint64(b[:8], uint64(ms)<<16|0x7000|uint64(s.counter))
+	binary.BigEndian.PutUint16(b[6:], 0x7000|s.counter)
 	b[8] = b[8]&0x3f | 0x80
 	return b, nil
 }

@@ -398,7 +398,7 @@ func (d *Dispatcher) HandOver(tenant id.Tenant, e *store.NewEvent) {
 		}
 		it := &lane.Item{Queued: store.Queued{
 			ID: nd.ID, Event: e.ID, PublicEventID: publicID, EventType: e.Type, Body: e.Body,
-			Trigger: nd.Trigger, Due: e.CreatedAt, ExpiresAt: e.ExpiresAt,
+			Trigger: nd.Trigger, Due: e.Due, ExpiresAt: e.ExpiresAt,
 		}}
 		if nd.Trigger == hook.TriggerTest {
 			d.startTest(l, it)

@@ -78,7 +78,7 @@ func (d *disk) Apply(_ context.Context, b *store.Batch) error {
 			for _, nd := range e.Deliveries {
 				d.put(&row{tenant: a.Tenant, webhook: nd.Webhook, Queued: store.Queued{
 					ID: nd.ID, Event: e.ID, PublicEventID: public, EventType: e.Type, Body: e.Body,
-					Trigger: nd.Trigger, Due: e.CreatedAt, ExpiresAt: e.ExpiresAt,
+					Trigger: nd.Trigger, Due: e.Due, ExpiresAt: e.ExpiresAt,
 				}})
 			}
 		}

@@ -69,7 +69,7 @@ type Event struct {
 	Timestamp time.Time
 	// Body is the envelope as every receiver gets it, byte for byte.
 	Body      []byte
-	CreatedAt time.Time
+	CreatedAt time.Time // the time in ID
 	// Deliveries are the ids of all deliveries made of the event so far.
 	Deliveries []id.Delivery
 }
@@ -91,7 +91,7 @@ type Delivery struct {
 	Trigger Trigger
 	// Due is when the next attempt may be made; zero once the delivery is done.
 	Due       time.Time
-	CreatedAt time.Time
+	CreatedAt time.Time // the time in ID
 	// ExpiresAt is when it is given up, tried or not.
 	ExpiresAt   time.Time
 	CompletedAt time.Time // zero until done

@@ -2,8 +2,11 @@
 //
 // An identifier is a UUIDv7 (RFC 9562 §5.7): 16 bytes whose leading bits are
 // the time it was made, so that ids of one process sort in the order of their
-// making. It is shown in the text form of TypeID: a prefix that names the kind,
-// an underscore, and 26 characters of Crockford's base32
+// making. Within a process that time never goes back, even if the clock does: until
+// the clock has caught up, it stands nearly still.
+//
+// An id is shown in the text form of TypeID: a prefix that names the kind, an
+// underscore, and 26 characters of Crockford's base32
 // (wh_01jd6c3v7genxa5fhm2rj8wq4t).
 //
 // The kinds are different types: a webhook's id can't be passed where an
@@ -11,9 +14,11 @@
 package id
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -102,6 +107,31 @@ func (i ID[K]) IsZero() bool { return i == ID[K]{} }
 
 // Compare orders ids by the time they were made: -1, 0 or +1.
 func (i ID[K]) Compare(j ID[K]) int { return strings.Compare(string(i[:]), string(j[:])) }
+
+// Time is when the id was made, in UTC, to the millisecond.
+func (i ID[K]) Time() time.Time {
+	var ms [8]byte
+	copy(ms[2:], i[:timeLen])
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(ms[:]))).UTC()
+}
+
+// timeLen is how many leading bytes are the time (RFC 9562 §5.7).
+const timeLen = 6
+
+// First is the bound between the ids that were made before t and those that were
+// made at t or later, of any kind: the Time of those below it is before t, and
+// that of it and the others is not. A t that no id can have, before 1970 or after
+// 10889, counts as the nearest that one can.
+func First(t time.Time) (bound [16]byte) {
+	ms := t.UnixMilli()
+	if t.Nanosecond()%int(time.Millisecond) != 0 {
+		ms++ // ids of the millisecond that t is in have its beginning for their time
+	}
+	var wide [8]byte
+	binary.BigEndian.PutUint64(wide[:], uint64(min(max(0, ms), 1<<48-1))<<16)
+	copy(bound[:timeLen], wide[:])
+	return bound
+}
 
 // String is the text form.
 func (i ID[K]) String() string {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -72,5 +73,49 @@ func TestOrder(t *testing.T) {
 			t.Fatalf("%s came after %s", next, last)
 		}
 		last = next
+	}
+}
+
+func TestTime(t *testing.T) {
+	// The example of RFC 9562, appendix A.6.
+	i := id.Event{0x01, 0x7f, 0x22, 0xe2, 0x79, 0xb0, 0x7c, 0xc3, 0x98, 0xc4, 0xdc, 0x0c, 0x0c, 0x07, 0x39, 0x8f}
+	if got, want := i.Time(), time.Date(2022, 2, 22, 19, 22, 22, 0, time.UTC); got != want {
+		t.Errorf("the time is %v, want %v", got, want)
+	}
+	before := time.Now().Truncate(time.Millisecond)
+	i, err := id.NewEvent()
+	if err != nil || i.Time().Before(before) {
+		t.Errorf("a new id is of %v, %v; want %v or later", i.Time(), err, before)
+	}
+}
+
+func TestFirst(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		i := id.Delivery(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))
+		at := i.Time().Add(time.Duration(rapid.Int64Range(-2_000_000, 2_000_000).Draw(t, "nanoseconds from it")))
+		if rapid.Bool().Draw(t, "of another time") {
+			at = time.UnixMilli(rapid.Int64Range(0, 1<<48-1).Draw(t, "milliseconds"))
+		}
+		below := i.Compare(id.First(at)) < 0
+		if at.Before(time.Unix(0, 0)) || at.UnixMilli() >= 1<<48-1 {
+			t.Skip("no id has this time")
+		}
+		if below != i.Time().Before(at) {
+			t.Fatalf("%x, of %v, is below the first id of %v: %v", i[:], i.Time(), at, below)
+		}
+	})
+	for _, c := range []struct {
+		at   time.Time
+		want [16]byte
+	}{
+		{time.Unix(-1, 0), [16]byte{}},
+		{time.Unix(0, 0), [16]byte{}},
+		{time.UnixMilli(1).Add(-1), [16]byte{5: 1}},
+		{time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), [16]byte{0xe6, 0x77, 0xcc, 0xf9, 0x80, 0}},
+		{time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC), [16]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}},
+	} {
+		if got := id.First(c.at); got != c.want {
+			t.Errorf("the first of %v is %x, want %x", c.at, got, c.want)
+		}
 	}
 }

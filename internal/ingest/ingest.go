@@ -211,7 +211,7 @@ func (in *Ingest) newEvent(out *store.NewEvent, e *Event, now time.Time) error {
 	}
 	*out = store.NewEvent{
 		ID: eventID, GivenID: e.ID, Type: e.Type, Timestamp: e.Timestamp.UTC().Truncate(time.Millisecond),
-		CreatedAt: now, ExpiresAt: now.Add(in.o.MaxAge),
+		Due: now, ExpiresAt: now.Add(in.o.MaxAge),
 	}
 	if e.Timestamp.IsZero() {
 		out.Timestamp = now

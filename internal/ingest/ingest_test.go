@@ -182,7 +182,7 @@ func TestWhoGetsIt(t *testing.T) {
 	if len(a.Events[1].Deliveries) != 0 {
 		t.Error("nobody wants the second; it is kept all the same")
 	}
-	if e := a.Events[0]; !e.ExpiresAt.Equal(e.CreatedAt.Add(time.Hour)) || a.MaxQueued != 77 || a.Key != nil {
+	if e := a.Events[0]; !e.ExpiresAt.Equal(e.Due.Add(time.Hour)) || a.MaxQueued != 77 || a.Key != nil {
 		t.Errorf("%+v", a)
 	}
 	want := []string{"reserve 1 2", "reserve 2 0", "hand over 1", "hand over 2"}

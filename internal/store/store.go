@@ -13,6 +13,9 @@
 //   - Errors a caller may see are *hook.Error; a full disk, a lost or busy
 //     database is hook.CodeUnavailable, with the cause inside.
 //   - Times are kept to the millisecond, in UTC.
+//   - An event and a delivery are created at the time that is in their id. So the
+//     order of ids is that of time, and a range of time is a range of ids. Within
+//     a process that time never goes back, even if the clock does.
 //
 // The package holds no rules: validation, authorization and policy live above
 // it. It imports hook and id alone.
@@ -102,17 +105,20 @@ type NewEvent struct {
 	ID id.Event
 	// GivenID is the id that the publisher chose; "" without one. Hash then
 	// tells whether a second event of that id is the same.
-	GivenID    string
-	Hash       [32]byte
-	Type       string
-	Timestamp  time.Time
-	Body       []byte
-	CreatedAt  time.Time
-	ExpiresAt  time.Time // of its deliveries
+	GivenID   string
+	Hash      [32]byte
+	Type      string
+	Timestamp time.Time
+	Body      []byte
+	// Due and ExpiresAt are its deliveries'. Due is when the event came, by the
+	// clock that claims go by: after that was set back, the time in ID is ahead of
+	// it.
+	Due        time.Time
+	ExpiresAt  time.Time
 	Deliveries []NewDelivery
 }
 
-// NewDelivery is a delivery to be written with its event, due at once.
+// NewDelivery is a delivery to be written with its event.
 type NewDelivery struct {
 	ID      id.Delivery
 	Webhook id.Webhook
@@ -303,14 +309,15 @@ type History interface {
 	CountDeliveries(ctx context.Context, q DeliveryQuery, max int64) (n int64, more bool, err error)
 	Stats(ctx context.Context, q StatsQuery) (*Stats, error)
 
-	// Prune deletes what is older than p.Before and finished, at most p.Limit
+	// Prune deletes what was created before p.Before and is finished, at most p.Limit
 	// rows of each kind, and used-up idempotency keys and sessions.
 	Prune(ctx context.Context, p PruneParams) (*PruneResult, error)
 	// Size is what the history takes on disk, in bytes, without free pages.
 	Size(ctx context.Context) (int64, error)
 }
 
-// EventQuery asks for events, newest first.
+// EventQuery asks for events, newest first: those created at Since or later, and
+// before Until. A zero time is open.
 type EventQuery struct {
 	Tenant       id.Tenant
 	Type         string // "" for all
@@ -327,7 +334,8 @@ type EventPage struct {
 	Next   id.Event
 }
 
-// DeliveryQuery asks for deliveries, newest first.
+// DeliveryQuery asks for deliveries, newest first. Since and Until are as in
+// EventQuery.
 type DeliveryQuery struct {
 	Tenant       id.Tenant
 	Webhook      id.Webhook // zero for all

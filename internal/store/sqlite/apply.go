@@ -267,13 +267,15 @@ func (a *acceptor) writeEvents(r *store.Accept, results []store.AcceptResult) er
 				continue
 			}
 			err := a.deliveries.add(r.Tenant[:], d.ID[:], d.Webhook[:], e.ID[:], textOrNull(e.GivenID), e.Type,
-				string(d.Trigger), t.era, millis(e.CreatedAt), millis(e.CreatedAt), millis(e.ExpiresAt))
+				string(d.Trigger), t.era, millis(e.Due), millis(d.ID.Time()), millis(e.ExpiresAt))
 			if err != nil {
 				return fmt.Errorf("write deliveries: %w", err)
 			}
 		}
 		t.lastEvent++
-		err := a.events.add(t.lastEvent, r.Tenant[:], e.ID[:], e.Type, millis(e.Timestamp), millis(e.CreatedAt), textOrNull(e.GivenID), ids, e.Body,
+		// Nobody asks its row when it was created: its id tells. The column has what
+		// rows need that a start after a crash makes of it (see recoverEvent).
+		err := a.events.add(t.lastEvent, r.Tenant[:], e.ID[:], e.Type, millis(e.Timestamp), millis(e.Due), textOrNull(e.GivenID), ids, e.Body,
 			blobOrNull(t.hold(r.Tenant, e, t.lastEvent)))
 		if err != nil {
 			return fmt.Errorf("write events: %w", err)

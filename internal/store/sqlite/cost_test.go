@@ -4,7 +4,10 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
@@ -89,6 +92,76 @@ func TestPlansOfManyRows(t *testing.T) {
 	checkPlans(t, s)
 }
 
+// TestCostOfLists holds that a list of a time looks at the rows of that time alone,
+// and at no more than its page has, however many of the same hour came after.
+func TestCostOfLists(t *testing.T) {
+	s := openAt(t, t.TempDir())
+	b := newBench(t, s)
+	fill(t, s, b, 20_000)
+	accepts := b.accepts(2000)
+	for i, a := range accepts { // no delivery has a row, so that those of fill are all there are
+		b.made(a, b.now.Add(time.Duration(i-len(accepts))*time.Millisecond))
+	}
+	if err := s.Apply(t.Context(), &store.Batch{Accepts: accepts}); err != nil {
+		t.Fatal(err)
+	}
+	// middle is the time of the row in the middle, and how many are of then or later.
+	middle := func(table string) (at time.Time, later int) {
+		t.Helper()
+		var times []time.Time
+		err := s.writer.scan("SELECT id FROM "+table+" ORDER BY id", func(r row) { times = append(times, readID[id.Event](r, 0).Time()) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = times[len(times)/2]
+		return at, len(times) - slices.IndexFunc(times, at.Equal)
+	}
+	webhook := id.Webhook{3: 50} // one of fill's that has failed ones
+	failed := hook.StatusFailed
+	deliveries := func(q store.DeliveryQuery) list {
+		q.Tenant = b.tenant
+		return deliveryList(&q)
+	}
+	half, later := middle("deliveries")
+	halfOfEvents, laterEvents := middle("events")
+	for name, l := range map[string]list{
+		"until":                      deliveries(store.DeliveryQuery{Until: half}),
+		"of a webhook until":         deliveries(store.DeliveryQuery{Until: half, Webhook: webhook}),
+		"of failed until":            deliveries(store.DeliveryQuery{Until: half, Status: &failed}),
+		"of a webhook, failed until": deliveries(store.DeliveryQuery{Until: half, Webhook: webhook, Status: &failed}),
+		"of events until":            eventList(&store.EventQuery{Tenant: b.tenant, Until: halfOfEvents}),
+	} {
+		const page = 5
+		found := 0
+		until := half
+		if strings.Contains(name, "events") {
+			until = halfOfEvents
+		}
+		looks, _, err := l.look(s.writer, func(v [16]byte) bool {
+			if made := id.Event(v).Time(); !made.Before(until) {
+				t.Errorf("list %s has a row of %v; want none from %v on", name, made, until)
+			}
+			found++
+			return found < page
+		})
+		if err != nil || found != page || looks != page {
+			t.Errorf("list %s: %d found, %d rows looked at, %v; want %d", name, found, looks, err, page)
+		}
+	}
+	for name, c := range map[string]struct {
+		list
+		want int
+	}{
+		"since":           {deliveries(store.DeliveryQuery{Since: half, EventType: "nobody's"}), later},
+		"of events since": {eventList(&store.EventQuery{Tenant: b.tenant, Since: halfOfEvents, Type: "nobody's"}), laterEvents},
+	} {
+		looks, ended, err := c.look(s.writer, func([16]byte) bool { return true })
+		if err != nil || !ended || looks != c.want {
+			t.Errorf("list %s: %d rows looked at, ended %v, %v; want %d", name, looks, ended, err, c.want)
+		}
+	}
+}
+
 // fill writes finished deliveries without going the way of an event, so that a
 // test of many takes seconds.
 func fill(t *testing.T, s *Store, b *bench, n int) {
@@ -106,7 +179,7 @@ func fill(t *testing.T, s *Store, b *bench, n int) {
 				status, due = hook.StatusPending, int64(i)
 			}
 			_, err := t.exec(`INSERT INTO deliveries (tenant_id, id, webhook_id, event_id, event_type, status, attempts, try, trigger, era, due_at, created_at, expires_at)
-				VALUES (?, ?, ?, ?, 'a.b', ?, 1, 1, 'auto', 0, ?, ?, ?)`, tenant[:], d[:], webhook[:], d[:], int64(status), due, int64(i), int64(i))
+				VALUES (?, ?, ?, ?, 'a.b', ?, 1, 1, 'auto', 0, ?, ?, ?)`, tenant[:], d[:], webhook[:], d[:], int64(status), due, millis(id.Delivery(d).Time()), int64(i))
 			if err != nil {
 				return err
 			}

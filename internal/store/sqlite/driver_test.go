@@ -251,11 +251,24 @@ func (b *bench) accepts(n int) []*store.Accept {
 	for i := range n {
 		e, d := id.Event(newID()), id.Delivery(newID())
 		out = append(out, &store.Accept{Tenant: b.tenant, ConfigVersion: b.version, MaxQueued: 1 << 40, Events: []store.NewEvent{{
-			ID: e, Type: "invocation.completed", Timestamp: b.now, Body: make([]byte, 500), CreatedAt: b.now, ExpiresAt: b.now.Add(time.Hour),
+			ID: e, Type: "invocation.completed", Timestamp: b.now, Body: make([]byte, 500), Due: b.now, ExpiresAt: b.now.Add(time.Hour),
 			Deliveries: []store.NewDelivery{{ID: d, Webhook: b.webhooks[i%len(b.webhooks)], Trigger: hook.TriggerAuto, Held: true}},
 		}}})
 	}
 	return out
+}
+
+// made has the ids of a request made at a time.
+func (b *bench) made(a *store.Accept, at time.Time) {
+	bound := id.First(at)
+	for i := range a.Events {
+		e := &a.Events[i]
+		copy(e.ID[:6], bound[:])
+		for j := range e.Deliveries {
+			copy(e.Deliveries[j].ID[:6], bound[:])
+		}
+		e.Due = at
+	}
 }
 
 // newID is an id of any kind: the kinds differ in their text alone.

@@ -58,7 +58,7 @@ type heldEvent struct {
 	tenant           id.Tenant
 	id               id.Event
 	given, eventType string
-	created, expires int64
+	due, expires     int64
 	size             int // of its body
 	rows             []heldRow
 	left             int // rows that are not written
@@ -131,7 +131,7 @@ func (t *tx) hold(tenant id.Tenant, e *store.NewEvent, n int64) []byte {
 	}
 	ev := &heldEvent{
 		n: n, tenant: tenant, id: e.ID, given: e.GivenID, eventType: e.Type,
-		created: millis(e.CreatedAt), expires: millis(e.ExpiresAt), size: len(e.Body),
+		due: millis(e.Due), expires: millis(e.ExpiresAt), size: len(e.Body),
 		rows: make([]heldRow, 0, count), left: count,
 	}
 	h := t.s.held
@@ -174,7 +174,7 @@ func (t *tx) writeHeld(w *rowWriter, r *heldRow) error {
 	t.rowGiven(r)
 	e := r.event
 	err := w.add(e.tenant[:], r.id[:], r.webhook[:], e.id[:], textOrNull(e.given), e.eventType,
-		string(r.trigger), r.era, e.created, e.created, e.expires)
+		string(r.trigger), r.era, e.due, millis(r.id.Time()), e.expires)
 	if err != nil {
 		return fmt.Errorf("write deliveries: %w", err)
 	}
@@ -428,14 +428,14 @@ func (s *Store) recoverHeld(ctx context.Context) error {
 
 // recoverEvent reads a row of sqlHeld.
 func (t *tx) recoverEvent(w *rowWriter, r row) error {
-	tenant, event, created := readID[id.Tenant](r, 1), readID[id.Event](r, 2), r.int(4)
+	tenant, event, due := readID[id.Tenant](r, 1), readID[id.Event](r, 2), r.int(4)
 	expires, deliveries, err := decodeHeld(codec.SplitIDs(r.blob(6)), r.blob(7))
 	if err != nil {
 		return errors.Join(fmt.Errorf("event %s", event), err)
 	}
 	for _, d := range deliveries {
 		err := w.add(tenant[:], d.ID[:], d.Webhook[:], event[:], textOrNull(r.text(5)), r.text(3),
-			string(d.Trigger), t.era, created, created, expires)
+			string(d.Trigger), t.era, due, millis(d.ID.Time()), expires)
 		if err != nil {
 			return err
 		}

@@ -14,10 +14,10 @@ import (
 
 const (
 	deliveryColumns = `tenant_id, id, webhook_id, event_id, given_id, event_type, status, attempts, try, trigger, replay_id,
-		due_at, created_at, expires_at, completed_at, last_at, last_status, last_us, last_kind, last_message, fail_kind, fail_message`
+		due_at, expires_at, completed_at, last_at, last_status, last_us, last_kind, last_message, fail_kind, fail_message`
 
 	sqlDelivery = `SELECT ` + deliveryColumns + ` FROM deliveries WHERE tenant_id = ? AND id = ?`
-	sqlEvent    = `SELECT tenant_id, id, type, ts, created_at, given_id, deliveries, body FROM events WHERE tenant_id = ? AND id = ?`
+	sqlEvent    = `SELECT tenant_id, id, type, ts, given_id, deliveries, body FROM events WHERE tenant_id = ? AND id = ?`
 	sqlGiven    = `SELECT event_id FROM event_keys WHERE tenant_id = ? AND kind = 1 AND key = ?`
 	sqlDetail   = `SELECT detail FROM deliveries WHERE tenant_id = ? AND id = ?`
 	sqlAttempts = `SELECT data FROM attempts WHERE tenant_id = ? AND delivery_id = ? ORDER BY number`
@@ -28,13 +28,14 @@ func deliveryOf(r row) hook.Delivery {
 		Tenant: readID[id.Tenant](r, 0), ID: readID[id.Delivery](r, 1), Webhook: readID[id.Webhook](r, 2), Event: readID[id.Event](r, 3),
 		EventType: r.text(5), Status: hook.Status(r.int(6)), Attempts: int(r.int(7)), Try: int(r.int(8)),
 		Trigger: hook.Trigger(r.text(9)), Replay: readID[id.Replay](r, 10),
-		Due: r.time(11), CreatedAt: r.time(12), ExpiresAt: r.time(13), CompletedAt: r.time(14),
-		Failure: readFailure(r, 20),
+		Due: r.time(11), ExpiresAt: r.time(12), CompletedAt: r.time(13),
+		Failure: readFailure(r, 19),
 	}
+	d.CreatedAt = d.ID.Time()
 	d.PublicEventID = publicID(r.text(4), d.Event)
-	if !r.null(15) {
+	if !r.null(14) {
 		d.Last = &hook.LastAttempt{
-			At: r.time(15), StatusCode: int(r.int(16)), Duration: time.Duration(r.int(17)) * time.Microsecond, Failure: readFailure(r, 18),
+			At: r.time(14), StatusCode: int(r.int(15)), Duration: time.Duration(r.int(16)) * time.Microsecond, Failure: readFailure(r, 17),
 		}
 	}
 	return d
@@ -60,14 +61,13 @@ func readDelivery(c *conn, tenant id.Tenant, delivery id.Delivery) (*hook.Delive
 	return &d, nil
 }
 
-// eventOf reads columns tenant_id, id, type, ts, created_at, given_id,
-// deliveries.
+// eventOf reads columns tenant_id, id, type, ts, given_id, deliveries.
 func eventOf(r row) hook.Event {
 	e := hook.Event{
-		Tenant: readID[id.Tenant](r, 0), ID: readID[id.Event](r, 1), Type: r.text(2), Timestamp: r.time(3), CreatedAt: r.time(4),
-		Deliveries: codec.SplitIDs(r.blob(6)),
+		Tenant: readID[id.Tenant](r, 0), ID: readID[id.Event](r, 1), Type: r.text(2), Timestamp: r.time(3),
+		Deliveries: codec.SplitIDs(r.blob(5)),
 	}
-	e.PublicID = publicID(r.text(5), e.ID)
+	e.PublicID, e.CreatedAt = publicID(r.text(4), e.ID), e.ID.Time()
 	return e
 }
 
@@ -87,7 +87,7 @@ func findEvent(c *conn, tenant id.Tenant, public string) (*hook.Event, error) {
 	var e hook.Event
 	found, err := c.one(sqlEvent, func(r row) {
 		e = eventOf(r)
-		e.Body = r.blob(7)
+		e.Body = r.blob(6)
 	}, tenant[:], event[:])
 	if err != nil {
 		return nil, fmt.Errorf("read event %s: %w", event, err)

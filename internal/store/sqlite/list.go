@@ -3,7 +3,6 @@ package sqlite
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -22,51 +21,26 @@ const (
 	countLooks = 250_000
 	// pageLimit is the most that a page holds.
 	pageLimit = 1000
-	// clockSlack is how far the time in an id and the time in its row may be
-	// apart: they are taken one after the other, and ids never go back when a
-	// clock does.
-	clockSlack = time.Hour
 )
 
-// idRange are the bounds of ids, first and last included.
+// idRange are the bounds of ids, the first included and the end not.
 type idRange struct {
-	first, last [16]byte
+	first, end [16]byte
 }
 
-// rangeOf is where the ids of a time are; a zero time is open.
+// rangeOf is where the ids of a time are, below one of them; a zero time, or id, is open.
 func rangeOf(since, until time.Time, before [16]byte) idRange {
-	r := idRange{last: [16]byte(bytes.Repeat([]byte{0xff}, 16))}
+	r := idRange{end: [16]byte(bytes.Repeat([]byte{0xff}, 16))} // no UUIDv7
 	if !since.IsZero() {
-		putTime(&r.first, since.Add(-clockSlack))
+		r.first = id.First(since)
 	}
 	if !until.IsZero() {
-		putTime(&r.last, until.Add(clockSlack))
+		r.end = id.First(until)
 	}
-	if before != ([16]byte{}) && bytes.Compare(before[:], r.last[:]) <= 0 {
-		r.last = before
-		for i := len(r.last) - 1; i >= 0; i-- { // the one before it
-			r.last[i]--
-			if r.last[i] != 0xff {
-				break
-			}
-		}
+	if before != ([16]byte{}) && bytes.Compare(before[:], r.end[:]) < 0 {
+		r.end = before
 	}
 	return r
-}
-
-// putTime sets the leading 48 bits, the time of a UUIDv7 (RFC 9562 §5.7).
-func putTime(b *[16]byte, t time.Time) {
-	ms := min(max(0, t.UnixMilli()), 1<<48-1)
-	var wide [8]byte
-	binary.BigEndian.PutUint64(wide[:], uint64(ms)<<16)
-	copy(b[:6], wide[:6])
-}
-
-// idTime is what putTime set.
-func idTime[T ~[16]byte](v T) time.Time {
-	var wide [8]byte
-	copy(wide[2:], v[:6])
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(wide[:])))
 }
 
 // list is a walk over rows in falling order of ids: id, and whether wanted.
@@ -80,8 +54,8 @@ type list struct {
 // ones until told to stop. It says how many rows it looked at and whether it
 // came to the end.
 func (l *list) look(c *conn, wanted func([16]byte) (goOn bool)) (looks int, ended bool, err error) {
-	first, last := l.first, l.last
-	args := append(slices.Clone(l.args), first[:], last[:], lookChunk)
+	first, end := l.first, l.end
+	args := append(slices.Clone(l.args), first[:], end[:], lookChunk)
 	stopped := false
 	err = c.query(l.text, func(r row) (bool, error) {
 		looks++
@@ -90,8 +64,7 @@ func (l *list) look(c *conn, wanted func([16]byte) (goOn bool)) (looks int, ende
 			stopped = true
 			return false, nil
 		}
-		l.idRange = rangeOf(time.Time{}, time.Time{}, v)
-		l.first = first
+		l.end = v
 		return true, nil
 	}, args...)
 	return looks, err == nil && !stopped && looks < lookChunk, err
@@ -113,12 +86,6 @@ func deliveryList(q *store.DeliveryQuery) list {
 	if q.EventType != "" {
 		want("event_type = ?", q.EventType)
 	}
-	if !q.Since.IsZero() {
-		want("created_at >= ?", millis(q.Since))
-	}
-	if !q.Until.IsZero() {
-		want("created_at < ?", millis(q.Until))
-	}
 	l.args = append(wantedArgs, q.Tenant[:])
 	var from string
 	switch {
@@ -135,7 +102,7 @@ func deliveryList(q *store.DeliveryQuery) list {
 		webhook := q.Webhook
 		l.args = append(l.args, webhook[:])
 	}
-	l.text = "SELECT id, " + wanted + " FROM deliveries" + from + " AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?"
+	l.text = "SELECT id, " + wanted + " FROM deliveries" + from + " AND id >= ? AND id < ? ORDER BY id DESC LIMIT ?"
 	return l
 }
 
@@ -176,7 +143,7 @@ func (s *Store) Deliveries(ctx context.Context, q store.DeliveryQuery) (*store.D
 		case more:
 			page.Next = ids[len(ids)-1]
 		case !ended:
-			page.Next = after(l.last)
+			page.Next = l.end
 		}
 		return nil
 	})
@@ -184,17 +151,6 @@ func (s *Store) Deliveries(ctx context.Context, q store.DeliveryQuery) (*store.D
 		return nil, err
 	}
 	return page, nil
-}
-
-// after is the id that follows an id: "before it" is that one and what is below.
-func after(v [16]byte) [16]byte {
-	for i := len(v) - 1; i >= 0; i-- {
-		v[i]++
-		if v[i] != 0 {
-			break
-		}
-	}
-	return v
 }
 
 // skip passes over n wanted rows.
@@ -327,26 +283,24 @@ func (s *Store) CountDeliveries(ctx context.Context, q store.DeliveryQuery, most
 	return n, false, nil
 }
 
-// Events lists events, newest first.
-func (s *Store) Events(ctx context.Context, q store.EventQuery) (*store.EventPage, error) {
-	const columns = "tenant_id, id, type, ts, created_at, given_id, deliveries"
-	q.Limit = min(max(1, q.Limit), pageLimit)
+// eventList is the walk that answers a query.
+func eventList(q *store.EventQuery) list {
 	l := list{idRange: rangeOf(q.Since, q.Until, q.Before)}
 	wanted := "1"
 	if q.Type != "" {
-		wanted += " AND type = ?"
+		wanted = "type = ?"
 		l.args = append(l.args, q.Type)
 	}
-	if !q.Since.IsZero() {
-		wanted += " AND created_at >= ?"
-		l.args = append(l.args, millis(q.Since))
-	}
-	if !q.Until.IsZero() {
-		wanted += " AND created_at < ?"
-		l.args = append(l.args, millis(q.Until))
-	}
 	l.args = append(l.args, q.Tenant[:])
-	l.text = "SELECT id, " + wanted + " FROM events INDEXED BY events_id WHERE tenant_id = ? AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?"
+	l.text = "SELECT id, " + wanted + " FROM events INDEXED BY events_id WHERE tenant_id = ? AND id >= ? AND id < ? ORDER BY id DESC LIMIT ?"
+	return l
+}
+
+// Events lists events, newest first.
+func (s *Store) Events(ctx context.Context, q store.EventQuery) (*store.EventPage, error) {
+	const columns = "tenant_id, id, type, ts, given_id, deliveries"
+	q.Limit = min(max(1, q.Limit), pageLimit)
+	l := eventList(&q)
 	page := &store.EventPage{}
 	err := s.read(ctx, q.Tenant, func(c *conn) error {
 		var ids []id.Event
@@ -372,7 +326,7 @@ func (s *Store) Events(ctx context.Context, q store.EventQuery) (*store.EventPag
 		case more:
 			page.Next = ids[len(ids)-1]
 		case !ended:
-			page.Next = after(l.last)
+			page.Next = l.end
 		}
 		return nil
 	})

@@ -126,7 +126,7 @@ func (w *outcomeWriter) add(o *store.Outcome, held *heldRow) error {
 		}
 	}
 	err = w.rows.add(e.tenant[:], held.id[:], held.webhook[:], e.id[:], textOrNull(e.given), e.eventType,
-		int64(r.status), o.Attempt.Number, try, r.due, r.completed, string(trigger), era, e.created, e.expires,
+		int64(r.status), o.Attempt.Number, try, r.due, r.completed, string(trigger), era, millis(held.id.Time()), e.expires,
 		lastAt, lastStatus, lastTook, lastKind, lastMessage, r.failKind, r.fail, detail)
 	if err != nil {
 		return fmt.Errorf("record outcomes: %w", err)

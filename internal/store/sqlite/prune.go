@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
@@ -16,10 +17,10 @@ import (
 // in a pass, not once in a call.
 
 const (
-	sqlOldDeliveries = `SELECT id, webhook_id, created_at, completed_at, status, era, event_id FROM deliveries
+	sqlOldDeliveries = `SELECT id, webhook_id, completed_at, status, era, event_id FROM deliveries
 		WHERE tenant_id = ? AND id > ? ORDER BY id LIMIT ?`
 	sqlEventNumber = `SELECT n FROM events WHERE tenant_id = ? AND id = ?`
-	sqlOldEvents   = `SELECT id, created_at, given_id, deliveries, n FROM events INDEXED BY events_id
+	sqlOldEvents   = `SELECT id, given_id, deliveries, n FROM events INDEXED BY events_id
 		WHERE tenant_id = ? AND id > ? ORDER BY id LIMIT ?`
 	sqlNextTenant    = `SELECT id FROM tenants WHERE id > ? ORDER BY id LIMIT 1`
 	sqlNextCounted   = `SELECT webhook_id FROM counters WHERE tenant_id = ? AND webhook_id >= ? ORDER BY webhook_id LIMIT 1`
@@ -29,6 +30,11 @@ const (
 	sqlDeleteTries   = `DELETE FROM attempts WHERE tenant_id = ? AND delivery_id = ?`
 	sqlDeleteEvent   = `DELETE FROM events WHERE n = ?`
 	sqlDeleteGivenID = `DELETE FROM event_keys WHERE tenant_id = ? AND kind = 1 AND key = ?`
+
+	// orderSlack is how much earlier than an event's id the id of one may be made
+	// that is written after it: a request makes its ids before it waits for its
+	// turn, and none waits for that long.
+	orderSlack = time.Hour
 
 	// vacuumPages is how many free pages a call gives back to the disk: 4 MiB.
 	vacuumPages = 1024
@@ -76,8 +82,7 @@ func (s *Store) Prune(ctx context.Context, params store.PruneParams) (*store.Pru
 		// An old event whose deliveries have no rows looks as if they were gone.
 		// And a start after a crash must not make rows again of what is deleted
 		// here: see deliveries.
-		before := millis(params.Before)
-		if err := t.settleEvents(func(e *heldEvent) bool { return e.created < before }); err != nil {
+		if err := t.settleEvents(func(e *heldEvent) bool { return e.id.Time().Before(params.Before) }); err != nil {
 			return err
 		}
 		if err := t.noteHeld(); err != nil {
@@ -231,22 +236,23 @@ func (p *pruner) deliveries() (ended bool, err error) {
 	}
 	tenant, from, limit := p.pass.tenant, p.pass.after, min(p.looks, p.p.Limit-p.out.Deliveries)
 	before, n := millis(p.p.Before), 0
+	end := id.First(p.p.Before)
 	var old []oldDelivery
 	err = p.t.query(sqlOldDeliveries, func(r row) (bool, error) {
 		n++
-		if r.int(2) >= before {
+		d := oldDelivery{readID[id.Delivery](r, 0), readID[id.Webhook](r, 1), hook.Status(r.int(3)) == hook.StatusFailed, r.int(4)}
+		if d.id.Compare(end) >= 0 {
 			ended = true
 			return false, nil
 		}
-		d := oldDelivery{readID[id.Delivery](r, 0), readID[id.Webhook](r, 1), hook.Status(r.int(4)) == hook.StatusFailed, r.int(5)}
 		p.pass.after = d.id
-		if !hook.Status(r.int(4)).Done() || r.int(3) >= before {
+		if !hook.Status(r.int(3)).Done() || r.int(2) >= before {
 			return true, nil
 		}
 		if era, ok := kept[d.webhook]; ok && d.failed && d.era < era {
 			return true, nil
 		}
-		if later, err := p.afterHeld(tenant, readID[id.Event](r, 6)); later || err != nil {
+		if later, err := p.afterHeld(tenant, readID[id.Event](r, 5)); later || err != nil {
 			return true, err
 		}
 		old = append(old, d)
@@ -272,11 +278,11 @@ func (p *pruner) deliveries() (ended bool, err error) {
 }
 
 // afterHeld reports whether an old delivery is of an event that came after one
-// that is held, as when the clock was set: a start after a crash would make its
-// row again. Its turn is when that one has its row. Ids don't go back when clocks
-// do, so nearly always they tell without a look.
+// that is held, as when the id of the latter was made later, just not before
+// Before: a start after a crash would make its row again. Its turn is when that
+// one has its row. Nearly always the ids tell without a look.
 func (p *pruner) afterHeld(tenant id.Tenant, event id.Event) (bool, error) {
-	if p.held == nil || idTime(event).Before(idTime(p.held.id).Add(-clockSlack)) {
+	if p.held == nil || event.Time().Before(p.held.id.Time().Add(-orderSlack)) {
 		return false, nil
 	}
 	number := int64(0)
@@ -299,16 +305,17 @@ func (p *pruner) events() (ended bool, err error) {
 		n          int64
 	}
 	tenant, from, limit := p.pass.tenant, p.pass.after, min(p.looks, p.p.Limit-p.out.Events)
-	before, n := millis(p.p.Before), 0
+	end, n := id.First(p.p.Before), 0
 	var old []oldEvent
 	err = p.t.query(sqlOldEvents, func(r row) (bool, error) {
 		n++
-		if r.int(1) >= before {
+		event := readID[id.Event](r, 0)
+		if event.Compare(end) >= 0 {
 			ended = true
 			return false, nil
 		}
-		p.pass.after = readID[[16]byte](r, 0)
-		old = append(old, oldEvent{r.text(2), codec.SplitIDs(r.blob(3)), r.int(4)})
+		p.pass.after = event
+		old = append(old, oldEvent{r.text(1), codec.SplitIDs(r.blob(2)), r.int(3)})
 		return true, nil
 	}, tenant[:], from[:], limit)
 	if err != nil {
@@ -368,4 +375,15 @@ func (p *pruner) counters() (ended bool, err error) {
 	}
 	p.pass.after = after(webhook)
 	return false, nil
+}
+
+// after is what follows 16 bytes in their order.
+func after(v [16]byte) [16]byte {
+	for i := len(v) - 1; i >= 0; i-- {
+		v[i]++
+		if v[i] != 0 {
+			break
+		}
+	}
+	return v
 }

@@ -38,12 +38,12 @@ func acceptEvent(_ *testing.T, f *fixture) {
 		got, err := f.store.Event(f.ctx, f.tenant, e.ID.String())
 		f.must(err)
 		f.equal("event", got, &hook.Event{
-			ID: e.ID, Tenant: f.tenant, PublicID: e.ID.String(), Type: e.Type, Timestamp: e.Timestamp, Body: e.Body, CreatedAt: e.CreatedAt,
+			ID: e.ID, Tenant: f.tenant, PublicID: e.ID.String(), Type: e.Type, Timestamp: e.Timestamp, Body: e.Body, CreatedAt: e.ID.Time(),
 			Deliveries: []id.Delivery{e.Deliveries[0].ID, e.Deliveries[1].ID},
 		})
 		f.equal("delivery", f.delivery(e.Deliveries[1].ID), &hook.Delivery{
 			ID: e.Deliveries[1].ID, Tenant: f.tenant, Webhook: f.b, Event: e.ID, PublicEventID: e.ID.String(), EventType: e.Type,
-			Status: hook.StatusPending, Trigger: hook.TriggerAuto, Due: e.CreatedAt, CreatedAt: e.CreatedAt, ExpiresAt: e.ExpiresAt,
+			Status: hook.StatusPending, Trigger: hook.TriggerAuto, Due: e.Due, CreatedAt: e.Deliveries[1].ID.Time(), ExpiresAt: e.ExpiresAt,
 		})
 		f.equal("attempts", f.attempts(e.Deliveries[0].ID), []hook.Attempt(nil))
 		f.wantCounts(id.Webhook{}, "pending 2 failed 0 total 2; attempts 0+ 0-")
@@ -58,7 +58,7 @@ func acceptUnwanted(_ *testing.T, f *fixture) {
 	f.accept(f.request(e))
 	got, err := f.store.Event(f.ctx, f.tenant, "order-1")
 	f.must(err)
-	f.equal("event", got, &hook.Event{ID: e.ID, Tenant: f.tenant, PublicID: "order-1", Type: e.Type, Timestamp: e.Timestamp, Body: e.Body, CreatedAt: e.CreatedAt})
+	f.equal("event", got, &hook.Event{ID: e.ID, Tenant: f.tenant, PublicID: "order-1", Type: e.Type, Timestamp: e.Timestamp, Body: e.Body, CreatedAt: e.ID.Time()})
 	_, err = f.store.Event(f.ctx, f.tenant, e.ID.String())
 	f.wantCode(err, hook.CodeNotFound) // it has one name
 }

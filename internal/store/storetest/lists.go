@@ -17,6 +17,7 @@ func listTests() tests {
 		"pages of deliveries, while rows arrive":   listPages,
 		"pages of events, while rows arrive":       listEventPages,
 		"events by type and time":                  listEvents,
+		"since is included, until is not":          listBorders,
 		"totals are exact without filters":         listTotals,
 		"totals stop where they are told to":       listCapped,
 		"events and deliveries that are not there": listUnknown,
@@ -183,7 +184,7 @@ func listEvents(_ *testing.T, f *fixture) {
 	} {
 		var want []id.Event
 		for _, e := range all {
-			if (q.Type == "" || q.Type == e.Type) && (q.Since.IsZero() || !e.CreatedAt.Before(q.Since)) && (q.Until.IsZero() || e.CreatedAt.Before(q.Until)) {
+			if (q.Type == "" || q.Type == e.Type) && (q.Since.IsZero() || !e.ID.Time().Before(q.Since)) && (q.Until.IsZero() || e.ID.Time().Before(q.Until)) {
 				want = append(want, e.ID)
 			}
 		}
@@ -195,6 +196,69 @@ func listEvents(_ *testing.T, f *fixture) {
 			got = append(got, e.ID)
 		}
 		f.equal("events", got, want)
+	}
+}
+
+// listBorders asks for times at the borders of milliseconds, and between.
+func listBorders(t *testing.T, f *fixture) {
+	start := f.now
+	var events []store.NewEvent
+	for i := range 5 {
+		f.now = start.Add(time.Duration(i) * time.Millisecond)
+		e := f.event(f.a)
+		f.accept(f.request(e))
+		f.fail(f.a, e.Deliveries[0].ID)
+		events = append(events, e)
+	}
+	const between = 500 * time.Microsecond
+	for _, c := range []struct {
+		name         string
+		since, until time.Time
+		want         []int // of events, newest first
+	}{
+		{"all", start, start.Add(5 * time.Millisecond), []int{4, 3, 2, 1, 0}},
+		{"since the first", start, time.Time{}, []int{4, 3, 2, 1, 0}},
+		{"since the third", start.Add(2 * time.Millisecond), time.Time{}, []int{4, 3, 2}},
+		{"since a bit later", start.Add(2*time.Millisecond + between), time.Time{}, []int{4, 3}},
+		{"since a nanosecond later", start.Add(2*time.Millisecond + 1), time.Time{}, []int{4, 3}},
+		{"until the first", time.Time{}, start, nil},
+		{"until the third", time.Time{}, start.Add(2 * time.Millisecond), []int{1, 0}},
+		{"until a bit later", time.Time{}, start.Add(2*time.Millisecond + between), []int{2, 1, 0}},
+		{"one millisecond", start.Add(3 * time.Millisecond), start.Add(4 * time.Millisecond), []int{3}},
+		{"no time at all", start.Add(3 * time.Millisecond), start.Add(3 * time.Millisecond), nil},
+		{"until before since", start.Add(3 * time.Millisecond), start.Add(time.Millisecond), nil},
+		{"until before there were ids", time.Time{}, time.Unix(-1, 0), nil},
+		{"since before there were ids", time.Unix(-1, 0), time.Time{}, []int{4, 3, 2, 1, 0}},
+		{"since a day that is far", time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), time.Time{}, nil},
+	} {
+		var wantEvents []id.Event
+		var want []id.Delivery
+		for _, i := range c.want {
+			wantEvents = append(wantEvents, events[i].ID)
+			want = append(want, events[i].Deliveries[0].ID)
+		}
+		p, err := f.store.Events(f.ctx, store.EventQuery{Tenant: f.tenant, Since: c.since, Until: c.until, Limit: 10})
+		f.must(err)
+		var got []id.Event
+		for _, e := range p.Events {
+			got = append(got, e.ID)
+		}
+		f.equal(c.name+": events", got, wantEvents)
+		for _, q := range []store.DeliveryQuery{{}, {Webhook: f.a}, {Status: status(hook.StatusFailed)}, {Webhook: f.a, Status: status(hook.StatusFailed)}} {
+			q.Since, q.Until, q.Limit = c.since, c.until, 2
+			f.equal(c.name+": deliveries", f.listAll(q), want)
+			if n, more := f.count(q, 10); n != int64(len(want)) || more {
+				t.Fatalf("%s: count is %d, more %v; want %d", c.name, n, more, len(want))
+			}
+		}
+		for i, e := range events {
+			q := store.DeliveryQuery{EventID: e.ID.String(), Since: c.since, Until: c.until, Limit: 2}
+			var want []id.Delivery
+			if slices.Contains(c.want, i) {
+				want = append(want, e.Deliveries[0].ID)
+			}
+			f.equal(c.name+": deliveries of an event", f.listAll(q), want)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ func queueTests() tests {
 	return tests{
 		"a claim gives all that is needed to send":       claimRow,
 		"claims come in order of due, then id":           claimOrder,
+		"a clock that was set back delays nothing":       claimClock,
 		"what is held is passed over":                    claimHeld,
 		"a claim is bounded by bytes":                    claimBytes,
 		"a claim says when the next is due":              claimNextDue,
@@ -39,7 +40,7 @@ func claimRow(_ *testing.T, f *fixture) {
 	f.crash() // nothing is held any more
 	want := store.Queued{
 		ID: e.Deliveries[0].ID, Event: e.ID, PublicEventID: "order-1", EventType: e.Type, Body: e.Body,
-		Trigger: hook.TriggerAuto, Due: e.CreatedAt, ExpiresAt: e.ExpiresAt,
+		Trigger: hook.TriggerAuto, Due: e.Due, ExpiresAt: e.ExpiresAt,
 	}
 	f.equal("claimed", f.claim(f.a, 10), &store.Claimed{Deliveries: []store.Queued{want}})
 	f.finish(f.outcome(f.a, want.ID, 1, hook.Postponed))
@@ -47,6 +48,27 @@ func claimRow(_ *testing.T, f *fixture) {
 	f.now = f.now.Add(5 * time.Second)
 	want.Attempts, want.Try, want.Due = 1, 1, f.now
 	f.equal("claimed again", f.claim(f.a, 10), &store.Claimed{Deliveries: []store.Queued{want}})
+}
+
+func claimClock(_ *testing.T, f *fixture) {
+	now := f.now
+	f.now = now.Add(time.Hour) // ids don't go back with the clock
+	e := f.event(f.a)
+	made := f.now
+	f.now = now
+	e.Due, e.ExpiresAt = now, now.Add(time.Minute)
+	f.accept(f.request(e))
+	for range 2 {
+		f.crash()
+		got := f.claim(f.a, 10)
+		f.equal("claimed", claimed(got), []id.Delivery{e.Deliveries[0].ID})
+		f.equal("due", got.Deliveries[0].Due, now)
+		f.equal("backlog", f.backlog(), map[id.Webhook]time.Time{f.a: now})
+		f.equal("created", f.delivery(e.Deliveries[0].ID).CreatedAt, made)
+		event, err := f.store.Event(f.ctx, f.tenant, e.ID.String())
+		f.must(err)
+		f.equal("the event is created", event.CreatedAt, made)
+	}
 }
 
 func claimOrder(_ *testing.T, f *fixture) {

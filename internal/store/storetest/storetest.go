@@ -134,10 +134,7 @@ func (f *fixture) equal(what string, got, want any) {
 
 // makeID makes a UUIDv7 (RFC 9562 §5.7) of the fixture's clock; later ones are larger.
 func (f *fixture) makeID() [16]byte {
-	var v [16]byte
-	var wide [8]byte
-	binary.BigEndian.PutUint64(wide[:], uint64(f.now.UnixMilli())<<16)
-	copy(v[:6], wide[:6])
+	v := id.First(f.now)
 	f.ids++
 	binary.BigEndian.PutUint64(v[8:], f.ids|1<<63)
 	v[6] = 0x70
@@ -178,7 +175,7 @@ func (f *fixture) newWebhook(tenant id.Tenant) id.Webhook {
 func (f *fixture) event(to ...id.Webhook) store.NewEvent {
 	e := store.NewEvent{
 		ID: f.makeID(), Type: "invocation.completed", Timestamp: f.now.Add(-time.Second), Body: []byte(`{"data":1}`),
-		CreatedAt: f.now, ExpiresAt: f.now.Add(7 * 24 * time.Hour),
+		Due: f.now, ExpiresAt: f.now.Add(7 * 24 * time.Hour),
 	}
 	for _, w := range to {
 		e.Deliveries = append(e.Deliveries, store.NewDelivery{ID: f.makeID(), Webhook: w, Trigger: hook.TriggerAuto, Held: f.held})
