@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,9 +59,31 @@ type Metrics struct {
 	refused        *prometheus.CounterVec
 	breakersOpened prometheus.Counter
 	breakersClosed prometheus.Counter
+
+	// The series of what happens thousands of times a second: to find one by its
+	// labels costs more than to count in it.
+	succeeded                  prometheus.Counter // of attempts
+	succeededTime, failureTime prometheus.Observer
+	delivered                  prometheus.Counter // of deliveries
+	written                    prometheus.Counter // of commits
+	seriesMu                   sync.RWMutex
+	requestsOf                 map[requestLabels]requestSeries
 }
 
-// NewMetrics makes the metrics, all at zero.
+// requestLabels are few: routes are patterns, and each answers with a handful of
+// statuses.
+type requestLabels struct {
+	route  string
+	status int
+}
+
+type requestSeries struct {
+	requests prometheus.Counter
+	took     prometheus.Observer
+}
+
+// NewMetrics makes the metrics, all at zero. Of those with labels, the series of
+// what goes well are shown from the start.
 func NewMetrics() *Metrics {
 	buckets := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
 	m := &Metrics{
@@ -95,6 +118,11 @@ func NewMetrics() *Metrics {
 	}
 	m.registry.MustRegister(m.requests, m.requestTime, m.attempts, m.attemptTime, m.deliveries, m.commits, m.commitTime,
 		m.commitAccepts, m.commitOutcomes, m.commitSize, m.refused, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.succeeded = m.attempts.WithLabelValues("success")
+	m.succeededTime, m.failureTime = m.attemptTime.WithLabelValues("true"), m.attemptTime.WithLabelValues("false")
+	m.delivered = m.deliveries.WithLabelValues(hook.StatusSuccess.String())
+	m.written = m.commits.WithLabelValues("true")
+	m.requestsOf = make(map[requestLabels]requestSeries)
 	return m
 }
 
@@ -116,21 +144,32 @@ func (m *Metrics) Refused(why string, n int) { m.refused.WithLabelValues(why).Ad
 
 // Requested counts a request to the API. Route is the pattern, not the path.
 func (m *Metrics) Requested(route string, status int, took time.Duration) {
-	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
-	m.requestTime.WithLabelValues(route).Observe(took.Seconds())
+	of := requestLabels{route, status}
+	m.seriesMu.RLock()
+	series, ok := m.requestsOf[of]
+	m.seriesMu.RUnlock()
+	if !ok {
+		series = requestSeries{m.requests.WithLabelValues(route, strconv.Itoa(status)), m.requestTime.WithLabelValues(route)}
+		m.seriesMu.Lock()
+		m.requestsOf[of] = series
+		m.seriesMu.Unlock()
+	}
+	series.requests.Inc()
+	series.took.Observe(took.Seconds())
 }
 
 // Attempted counts an attempt.
 func (m *Metrics) Attempted(a *hook.Attempt, change hook.Change) {
-	result := "success"
-	if a.Failure != nil {
-		result = string(a.Failure.Kind)
+	if a.Failure == nil {
+		m.succeeded.Inc()
+		m.succeededTime.Observe(a.Duration.Seconds())
+	} else {
+		m.attempts.WithLabelValues(string(a.Failure.Kind)).Inc()
+		m.failureTime.Observe(a.Duration.Seconds())
 	}
-	m.attempts.WithLabelValues(result).Inc()
-	m.attemptTime.WithLabelValues(strconv.FormatBool(a.Failure == nil)).Observe(a.Duration.Seconds())
 	switch change {
 	case hook.Succeeded:
-		m.deliveries.WithLabelValues(hook.StatusSuccess.String()).Inc()
+		m.delivered.Inc()
 	case hook.Exhausted:
 		m.deliveries.WithLabelValues(hook.StatusFailed.String()).Inc()
 	default:
@@ -139,11 +178,13 @@ func (m *Metrics) Attempted(a *hook.Attempt, change hook.Change) {
 
 // Committed counts a transaction of events and outcomes.
 func (m *Metrics) Committed(accepts, outcomes int, took time.Duration, err error) {
-	m.commits.WithLabelValues(strconv.FormatBool(err == nil)).Inc()
 	m.commitTime.Observe(took.Seconds())
 	m.commitSize.Observe(float64(accepts + outcomes))
-	if err == nil {
-		m.commitAccepts.Add(float64(accepts))
-		m.commitOutcomes.Add(float64(outcomes))
+	if err != nil {
+		m.commits.WithLabelValues("false").Inc()
+		return
 	}
+	m.written.Inc()
+	m.commitAccepts.Add(float64(accepts))
+	m.commitOutcomes.Add(float64(outcomes))
 }
