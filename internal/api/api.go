@@ -129,9 +129,10 @@ type Exchange struct {
 
 // API is the handler's state.
 type api struct {
-	o       Options
-	bodies  *bodies
-	readers sync.Pool // of *reader
+	o         Options
+	constants constants
+	bodies    *bodies
+	readers   sync.Pool // of *reader
 }
 
 // New makes the handler. It is also a chi.Routes.
@@ -157,7 +158,7 @@ func New(o Options) http.Handler {
 	if o.NoRoom == nil {
 		o.NoRoom = func(bool) {}
 	}
-	a := &api{o: o, bodies: newBodies(o.MaxBodies)}
+	a := &api{o: o, constants: newConstants(), bodies: newBodies(o.MaxBodies)}
 	a.readers.New = func() any { return newReader() }
 	return a.router()
 }

@@ -30,10 +30,21 @@ const (
 	headerTenant    = "X-Hypha-Tenant"
 )
 
+// constants are values of headers that are the same in every answer. They are
+// shared: who wants another value replaces the slice, and changes nothing in it.
+type constants struct{ noSniff, noStore, json []string }
+
+const mediaJSON = "application/json"
+
+func newConstants() constants {
+	return constants{noSniff: []string{"nosniff"}, noStore: []string{"no-store"}, json: []string{mediaJSON}}
+}
+
 // call is one request at its endpoint.
 type call struct {
 	*http.Request
-	w http.ResponseWriter
+	ctx context.Context //nolint:containedctx // a call is a request, and a copy of that costs more than all else in here
+	w   http.ResponseWriter
 	// principal is who asks; nil where everybody may.
 	principal *auth.Principal
 	// held is how many bytes of body the call has reserved, and reader what it
@@ -41,6 +52,9 @@ type call struct {
 	held   int64
 	reader *reader
 }
+
+// Context is the request's, with the limit of the call's time.
+func (c *call) Context() context.Context { return c.ctx }
 
 func (c *call) tenant() id.Tenant { return c.principal.Tenant }
 
@@ -76,6 +90,7 @@ type reply struct {
 // exchange watches a request's answer.
 type exchange struct {
 	http.ResponseWriter
+	route  string // the pattern, once the endpoint has been reached
 	status int
 	bytes  int64
 	tenant id.Tenant
@@ -112,9 +127,9 @@ func (a *api) around(next http.Handler) http.Handler {
 		start := time.Now()
 		h := w.Header()
 		requestID := requestID(r)
-		h.Set(headerRequestID, requestID)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Cache-Control", "no-store")
+		h[headerRequestID] = []string{requestID}
+		h["X-Content-Type-Options"] = a.constants.noSniff
+		h["Cache-Control"] = a.constants.noStore
 		e := &exchange{ResponseWriter: w}
 		defer func() {
 			cut := false
@@ -147,8 +162,8 @@ func (a *api) panicked(e *exchange, p any) (cut bool) {
 }
 
 func (a *api) finished(e *exchange, r *http.Request, requestID string, took time.Duration) {
-	route := ""
-	if rc := chi.RouteContext(r.Context()); rc != nil {
+	route := e.route
+	if rc := chi.RouteContext(r.Context()); route == "" && rc != nil {
 		route = rc.RoutePattern()
 	}
 	if e.status == 0 {
@@ -207,8 +222,10 @@ func (a *api) handler(e endpoint) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), timeout)
 		defer cancel()
-		r = r.WithContext(ctx)
-		c := &call{Request: r, w: w}
+		if x, ok := w.(*exchange); ok {
+			x.route = e.pattern
+		}
+		c := &call{Request: r, ctx: ctx, w: w}
 		defer a.release(c)
 		rep, err := a.enter(c, e)
 		if err != nil {
@@ -286,20 +303,21 @@ func (a *api) succeed(w http.ResponseWriter, rep reply) {
 			return
 		}
 	}
-	if rep.contentType == "" {
-		rep.contentType = "application/json"
+	contentType := a.constants.json
+	if rep.contentType != "" {
+		contentType = []string{rep.contentType}
 	}
-	write(w, rep.status, rep.contentType, rep.raw)
+	write(w, rep.status, contentType, rep.raw)
 }
 
 // write ends every answer with a newline, for those who read it in a terminal.
-func write(w http.ResponseWriter, status int, contentType string, body []byte) {
+func write(w http.ResponseWriter, status int, contentType []string, body []byte) {
 	if !bytes.HasSuffix(body, []byte("\n")) {
 		body = append(slices.Clip(body), '\n')
 	}
 	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h["Content-Type"] = contentType
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // whom would it be told to
 }
@@ -329,7 +347,7 @@ func (a *api) fail(w http.ResponseWriter, err error) {
 	if err != nil {
 		body = []byte(`{"error":{"message":"Internal error","code":"INTERNAL_ERROR"}}`)
 	}
-	write(w, statusOf(shown.Code), "application/json", body)
+	write(w, statusOf(shown.Code), a.constants.json, body)
 }
 
 type errorView struct {

@@ -26,13 +26,18 @@ type reader struct {
 	body []byte
 	buf  *bytes.Buffer
 	dec  *jsontext.Decoder
-	// members is the room for an object's members.
+	// members is the room for an object's members, asked for the names that it is
+	// asked for.
 	members []member
+	asked   []string
 }
+
+// usualFields is how many fields an object of a request has at most, in most.
+const usualFields = 8
 
 func newReader() *reader {
 	buf := new(bytes.Buffer)
-	return &reader{buf: buf, dec: jsontext.NewDecoder(buf)}
+	return &reader{buf: buf, dec: jsontext.NewDecoder(buf), asked: make([]string, 0, usualFields)}
 }
 
 // What a reader held for a larger body, or more members, is not kept for the
@@ -62,9 +67,8 @@ func (a *api) readBody(c *call, limit int64) error {
 	if err := checkMediaType(c.Header); err != nil {
 		return err
 	}
-	tooLarge := &hook.Error{Code: hook.CodePayloadTooLarge, Message: fmt.Sprintf("The body is larger than %d bytes", limit)}
 	if c.ContentLength > limit {
-		return tooLarge
+		return tooLarge(limit)
 	}
 	r, _ := a.readers.Get().(*reader)
 	c.reader = r
@@ -72,7 +76,7 @@ func (a *api) readBody(c *call, limit int64) error {
 	if r.body, err = a.readAll(c, http.MaxBytesReader(c.w, c.Body, limit), limit, r.body[:0]); err != nil {
 		var over *http.MaxBytesError
 		if errors.As(err, &over) {
-			return tooLarge
+			return tooLarge(limit)
 		}
 		if code := hook.CodeOf(err); code == hook.CodeUnavailable || code == hook.CodeRateLimited {
 			return err
@@ -82,6 +86,10 @@ func (a *api) readBody(c *call, limit int64) error {
 		return broken
 	}
 	return nil
+}
+
+func tooLarge(limit int64) error {
+	return &hook.Error{Code: hook.CodePayloadTooLarge, Message: fmt.Sprintf("The body is larger than %d bytes", limit)}
 }
 
 // firstRoom is the most that is made for a body before any of it came: a client
@@ -229,7 +237,7 @@ func (r *reader) object(p *problems) (*object, error) {
 	if err := r.begin(); err != nil {
 		return nil, err
 	}
-	o := &object{problems: p, members: r.members[:0]}
+	o := &object{problems: p, members: r.members[:0], asked: r.asked[:0]}
 	for {
 		name, more, err := r.name()
 		if err != nil {

@@ -246,7 +246,7 @@ func (a *api) readEvents(r *reader, p *problems) ([]ingest.Event, error) {
 		if size := r.dec.InputOffset() - start; size > a.o.MaxEventBody {
 			p.add(path, "is larger than %d bytes", a.o.MaxEventBody)
 		}
-		o := object{path: path + ".", members: at, problems: p}
+		o := object{path: path + ".", members: at, asked: r.asked[:0], problems: p}
 		events = append(events, readEvent(&o))
 		if len(*p) > maxDetails {
 			break

@@ -54,7 +54,7 @@ func publishing(t *testing.T) func() {
 
 // TestPublishAllocations bounds what the hot path costs beside the commit.
 func TestPublishAllocations(t *testing.T) {
-	if n := testing.AllocsPerRun(200, publishing(t)); n > 60 {
-		t.Errorf("publishing allocates %.0f times, want 60 at most", n)
+	if n := testing.AllocsPerRun(200, publishing(t)); n > 30 {
+		t.Errorf("publishing allocates %.0f times, want 30 at most", n)
 	}
 }
