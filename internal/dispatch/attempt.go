@@ -21,7 +21,7 @@ import (
 type target struct {
 	revision int64
 	url      *url.URL
-	header   http.Header // the webhook's own, and ours that don't change
+	head     *send.Head // with the webhook's own headers, and ours that don't change
 	signer   *signature.Signer
 	// signsUntil is when the signer must be made anew, because a secret that it
 	// has is at its end; zero for never.
@@ -36,16 +36,21 @@ func (d *Dispatcher) newTarget(w *hook.Webhook, now time.Time) (*target, error) 
 		return nil, err
 	}
 	u.RawQuery = asciiQuery(u.RawQuery)
-	t := &target{revision: w.Revision, url: u, timeout: w.Timeout, header: make(http.Header, len(w.Headers)+4)}
+	t := &target{revision: w.Revision, url: u, timeout: w.Timeout}
+	header := make(http.Header, len(w.Headers)+2)
 	var hidden []string
 	for name, value := range w.Headers {
-		t.header.Set(name, value)
+		header.Set(name, value)
 		if egress.Credential(name) {
 			hidden = append(hidden, value)
 		}
 	}
-	t.header.Set("Content-Type", "application/json")
-	t.header.Set("User-Agent", d.o.UserAgent)
+	header.Set("Content-Type", "application/json")
+	header.Set("User-Agent", d.o.UserAgent)
+	// Ours vary, so that none of the webhook's can take their place.
+	t.head = send.NewHead(u, header, d.eventHeader, d.deliveryHeader,
+		signature.HeaderID, signature.HeaderTimestamp, signature.HeaderSignature,
+		d.o.Prefix.Timestamp(), d.o.Prefix.Signature(), d.o.Prefix.Previous())
 	var secrets []signature.Secret
 	for _, s := range w.Secrets {
 		if !s.Until.IsZero() {
@@ -82,22 +87,23 @@ func asciiQuery(raw string) string {
 	return b.String()
 }
 
-// headers are those of one attempt: ours last, so that none of the webhook's
-// can take their place.
-func (d *Dispatcher) headers(t *target, it *lane.Item, at time.Time) (http.Header, error) {
-	h := make(http.Header, len(t.header)+8)
-	for name, values := range t.header {
-		h[name] = values
-	}
-	h[d.eventHeader] = []string{it.EventType}
-	h[d.deliveryHeader] = []string{it.ID.String()}
-	return h, t.signer.Sign(h, it.PublicEventID, at, it.Body)
+// maxVarying is how many headers differ from attempt to attempt.
+const maxVarying = 8
+
+// headers puts those of one attempt into h.
+func (d *Dispatcher) headers(h http.Header, t *target, it *lane.Item, at time.Time) error {
+	clear(h)
+	values := []string{it.EventType, it.ID.String()}
+	h[d.eventHeader] = values[0:1:1]
+	h[d.deliveryHeader] = values[1:2:2]
+	return t.signer.Sign(h, it.PublicEventID, at, it.Body)
 }
 
 // attempt sends one delivery that a lane gave, and says what becomes of it. The
-// worker that it runs in is free again before it returns.
-func (d *Dispatcher) attempt(l *laneState, it *lane.Item, w worker) {
-	outcome, verdict, a := d.try(l, it, false)
+// worker that it runs in is free again before it returns; the map is the
+// worker's.
+func (d *Dispatcher) attempt(l *laneState, it *lane.Item, w worker, h http.Header) {
+	outcome, verdict, a := d.try(l, it, h, false)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l.Finished(verdict, d.now())
@@ -122,7 +128,7 @@ func (d *Dispatcher) attempt(l *laneState, it *lane.Item, w worker) {
 
 // test sends a delivery that somebody waits for, whatever holds its lane back.
 func (d *Dispatcher) test(l *laneState, it *lane.Item, w *watch) {
-	outcome, _, a := d.try(l, it, true)
+	outcome, _, a := d.try(l, it, make(http.Header, maxVarying), true)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if outcome == nil {
@@ -150,8 +156,8 @@ func (d *Dispatcher) ended() {
 }
 
 // try makes the attempt, if the webhook still wants it. A nil outcome gives the
-// delivery back as it was.
-func (d *Dispatcher) try(l *laneState, it *lane.Item, whatever bool) (*store.Outcome, lane.Verdict, *hook.Attempt) {
+// delivery back as it was. The map is room for its headers.
+func (d *Dispatcher) try(l *laneState, it *lane.Item, h http.Header, whatever bool) (*store.Outcome, lane.Verdict, *hook.Attempt) {
 	now := d.now()
 	if !it.ExpiresAt.After(now) {
 		return d.expired(l, it, now), lane.NoWord, nil
@@ -172,12 +178,11 @@ func (d *Dispatcher) try(l *laneState, it *lane.Item, whatever bool) (*store.Out
 		l.target = t
 		d.mu.Unlock()
 	}
-	header, err := d.headers(t, it, now)
-	if err != nil {
+	if err := d.headers(h, t, it, now); err != nil {
 		d.o.Logger.Error("a delivery can't be signed", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "err", err)
 		return d.decide(l, it, w, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the request could not be signed"}})
 	}
-	a := d.o.Sender.Send(d.hard, send.Request{Tenant: l.Tenant, URL: t.url, Header: header, Body: it.Body, Timeout: t.timeout, Redact: t.redact})
+	a := d.o.Sender.Send(d.hard, send.Request{Tenant: l.Tenant, URL: t.url, Head: t.head, Header: h, Body: it.Body, Timeout: t.timeout, Redact: t.redact})
 	a.StartedAt = now // the time that was signed
 	if d.hard.Err() != nil && a.Failure != nil {
 		return nil, lane.NoWord, nil // we broke it off ourselves: it counts for nothing

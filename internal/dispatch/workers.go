@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"net/http"
 	"slices"
 	"time"
 
@@ -47,8 +48,9 @@ func (d *Dispatcher) work(j job) {
 	w := make(worker, 1)
 	w <- j
 	d.wg.Go(func() {
+		h := make(http.Header, maxVarying)
 		for j := range w {
-			d.attempt(j.lane, j.item, w)
+			d.attempt(j.lane, j.item, w, h)
 		}
 	})
 }

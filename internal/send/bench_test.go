@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -51,7 +53,6 @@ func BenchmarkSend(b *testing.B) {
 			request := send.Request{
 				Tenant: id.Tenant{1}, URL: u, Body: bytes.Repeat([]byte("x"), test.body), Timeout: patience,
 				Header: http.Header{
-					"Content-Type": {"application/json"}, "User-Agent": {"Hypha-Webhooks/1.0"},
 					"Webhook-Id": {"msg_0123456789abcdef0123456789"}, "Webhook-Timestamp": {"1700000000"},
 					"Webhook-Signature":  {"v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="},
 					"X-Plinqx-Timestamp": {"1700000000"}, "X-Plinqx-Event": {"order.created"},
@@ -60,6 +61,8 @@ func BenchmarkSend(b *testing.B) {
 				},
 				Redact: send.NewRedactor([]string{signSecret}),
 			}
+			request.Head = send.NewHead(u, http.Header{"Content-Type": {"application/json"}, "User-Agent": {"Hypha-Webhooks/1.0"}},
+				slices.Collect(maps.Keys(request.Header))...)
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			attempts := make(chan struct{}, test.inFlight)

@@ -34,9 +34,8 @@ var (
 
 // work is what an attempt writes and reads with. The next one takes it over.
 type work struct {
-	out   []byte // what is written first: the head, and as much of the body as fits
-	names []string
-	in    *bufio.Reader // reads from the work itself
+	out []byte        // what is written first: the head, and as much of the body as fits
+	in  *bufio.Reader // reads from the work itself
 
 	// Of the exchange.
 	c    *conn
@@ -67,7 +66,6 @@ func (w *work) Read(p []byte) (int, error) {
 // free lets go of all but the buffers.
 func (w *work) free() {
 	w.c, w.tr = nil, nil
-	clear(w.names)
 	if cap(w.out) > maxKeptBuffer {
 		w.out = nil
 	}
@@ -84,14 +82,14 @@ func (s *Sender) overHTTP1(ctx context.Context, now time.Time, h host, r *Reques
 	defer s.work.Put(w)
 	defer w.free()
 	var err error
-	if w.out, w.names, err = appendHead(w.out[:0], w.names, r.URL, r.Header, len(r.Body)); err != nil {
+	if w.out, err = r.Head.append(w.out[:0], r.Header, len(r.Body)); err != nil {
 		c.discard()
 		return answer{}, tr, err
 	}
 	rest := r.Body
 	n := min(len(rest), max(0, maxCopied-len(w.out)))
 	w.out, rest = append(w.out, rest[:n]...), rest[n:]
-	last := httpguts.HeaderValuesContainsToken(r.Header["Connection"], "close")
+	last := r.Head.last || httpguts.HeaderValuesContainsToken(r.Header["Connection"], "close")
 
 	for try := 1; ; try++ {
 		if c == nil && try <= maxTries {

@@ -39,6 +39,29 @@ func TestOnTheWire(t *testing.T) {
 	}
 }
 
+// TestHead: what is prepared is the same on the wire as what is not, with the
+// headers that vary in their places; and those have the say.
+func TestHead(t *testing.T) {
+	r := receivertest.Start(t, receivertest.Step{EchoRequest: true})
+	s := sender(t, r)
+	q := request(t, r.URL, []byte("{}"), patience)
+	q.Redact = nil
+	q.Header = http.Header{"A": {"0"}, "B": {"1", "2"}, "C": {"3"}, "D": {"4"}, "Host": {"another"}, "E": {"5"}, "X": {"6"}}
+	want := string(s.Send(t.Context(), q).Body)
+	fixed := http.Header{"B": {"1", " 2"}, "C": {"forged"}, "E": {"5"}, "Host": {"another"}, "Gone": {"forged"}}
+	q.Head = send.NewHead(q.URL, fixed, "X", "D", "Gone", "C", "A")
+	q.Header = http.Header{"A": {"0"}, "C": {"3"}, "D": {"4"}, "X": {"6"}}
+	for range 2 {
+		if got := string(s.Send(t.Context(), q).Body); got != want {
+			t.Errorf("it got\n%s\nwant\n%s", got, want)
+		}
+	}
+	q.Header["Unheard-Of"] = []string{"7"}
+	if a := s.Send(t.Context(), q); kindOf(a) != hook.FailureInternal {
+		t.Errorf("a header that has no place is left out: status %d, %+v", a.StatusCode, a.Failure)
+	}
+}
+
 // TestNotARequest: what would be another request on the wire is not sent.
 func TestNotARequest(t *testing.T) {
 	r := receivertest.Start(t)

@@ -158,7 +158,7 @@ func (s *Sender) roundTrip(ctx context.Context, d *dialing, r *Request, tr *trac
 	var resp *http.Response
 	for try := 1; ; try++ {
 		req := (&http.Request{
-			Method: http.MethodPost, URL: r.URL, Host: r.URL.Host, Header: r.Header,
+			Method: http.MethodPost, URL: r.URL, Host: r.URL.Host, Header: r.Head.with(r.Header), // the connection may read it after we have returned
 			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 			Body: io.NopCloser(bytes.NewReader(r.Body)), ContentLength: int64(len(r.Body)),
 		}).WithContext(httptrace.WithClientTrace(ctx, tr.client()))

@@ -102,6 +102,25 @@ func TestHTTP2(t *testing.T) {
 	}
 }
 
+// TestHTTP2Head: over HTTP/2 too a request has what was prepared and what varies.
+func TestHTTP2Head(t *testing.T) {
+	r, s := http2Server(t, func(_ http.ResponseWriter, q *http.Request) {
+		for name, want := range map[string]string{"Fixed": "1", "Varies": "2", "Gone": ""} {
+			if got := q.Header.Get(name); got != want {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+	})
+	q := request(t, r.URL, []byte("{}"), patience)
+	q.Head = send.NewHead(q.URL, http.Header{"Fixed": {"1"}, "Varies": {"forged"}, "Gone": {"forged"}}, "Varies", "Gone")
+	q.Header = http.Header{"Varies": {"2"}}
+	for range 2 {
+		if a := s.Send(t.Context(), q); a.StatusCode != http.StatusOK {
+			t.Errorf("status %d, %+v", a.StatusCode, a.Failure)
+		}
+	}
+}
+
 // framed is a receiver that says frames of its own choice to each request.
 func framed(t *testing.T, answer func(f *http2.Framer, stream uint32) error) (string, *send.Sender, *atomic.Int64) {
 	t.Helper()

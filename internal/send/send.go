@@ -18,9 +18,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,10 +86,14 @@ func (s *Sender) Close() {
 type Request struct {
 	Tenant id.Tenant
 	URL    *url.URL
-	// Header is sent as it is. The connection may still read it for a moment
-	// after Send has returned, so it must not be changed any more.
+	// Head is what other requests to the URL have in common with this one; nil
+	// for none.
+	Head *Head
+	// Header is the rest of the headers: those that the head says vary. The map
+	// may be used again after Send has returned, but not its values: the
+	// connection may still read those for a moment.
 	Header http.Header
-	Body   []byte // likewise
+	Body   []byte // likewise not to be changed any more
 	// Timeout is for everything up to the end of the answer's headers.
 	Timeout time.Duration
 	// Redact hides values of ours that must not be kept should the receiver
@@ -99,6 +105,9 @@ type Request struct {
 // and Revision. When ctx ends the attempt is broken off.
 func (s *Sender) Send(ctx context.Context, r Request) *hook.Attempt {
 	now := s.o.Now()
+	if r.Head == nil {
+		r.Head = NewHead(r.URL, nil, slices.Collect(maps.Keys(r.Header))...)
+	}
 	a := &hook.Attempt{StartedAt: now.UTC()}
 	got, tr, err := s.attempt(ctx, now, &r, &trace{began: time.Now()}) // monotonic, for the durations
 	a.Duration = time.Since(tr.began)
