@@ -17,8 +17,13 @@ const (
 	LevelMinute
 )
 
+// NumLevels is how many levels there are.
+const NumLevels = 4
+
 // Levels are all that there are.
-func Levels() [4]Level { return [...]Level{LevelAll, LevelDay, LevelHour, LevelMinute} }
+func Levels() [NumLevels]Level {
+	return [...]Level{LevelAll, LevelDay, LevelHour, LevelMinute}
+}
 
 // Start is where the bucket of a time begins, in Unix milliseconds.
 func (l Level) Start(ms int64) int64 {

@@ -154,8 +154,9 @@ type Outcome struct {
 	Failure *hook.Failure
 
 	// Matched is set by Apply: the delivery was unfinished and at the expected
-	// count. When it was not, the attempt is kept all the same if its number is
-	// new, the counters count it, and nothing else changes.
+	// count. When it was not, the attempt is kept and counted all the same if its
+	// number is new, and nothing else changes. Of a store that several processes
+	// share, what another one has taken over does not match, and nothing is kept.
 	Matched bool
 }
 
@@ -228,7 +229,9 @@ type Jobs interface {
 	StartJob(ctx context.Context, p JobParams) (*Job, error)
 	// StepJob does the next chunk. It is called by the committer (see Queue).
 	StepJob(ctx context.Context, p JobStepParams) (*Job, error)
-	// RunningJobs lists the unfinished jobs of all tenants, oldest first.
+	// RunningJobs lists the unfinished jobs of all tenants, oldest first. Of a
+	// store that several processes share it lists those that no other one works
+	// off, which are this one's from now on.
 	RunningJobs(ctx context.Context) ([]Job, error)
 	// Job shows one.
 	Job(ctx context.Context, tenant id.Tenant, job id.Replay) (*Job, error)
@@ -264,6 +267,7 @@ type Job struct {
 	Moved     int64 // so far
 	Done      bool
 	Existing  bool // StartJob found it running
+	Elsewhere bool // another node works it off
 }
 
 // JobParams starts a job.

@@ -25,6 +25,7 @@ const (
 	answerForm  = 1
 )
 
+// ErrDamaged says that a stored value can't be read.
 var ErrDamaged = errors.New("a stored value is damaged")
 
 // EncodeAttempt writes an attempt as bytes: numbers as varints, times in
@@ -59,6 +60,7 @@ func EncodeAttempt(a *hook.Attempt) []byte {
 	return append(b, a.Body...)
 }
 
+// DecodeAttempt reads what EncodeAttempt wrote.
 func DecodeAttempt(b []byte) (hook.Attempt, error) {
 	d := Decoder{Rest: b}
 	if d.Byte() != attemptForm {
@@ -131,6 +133,7 @@ func DecodeAnswer(b []byte) ([]store.AcceptResult, error) {
 	return results, nil
 }
 
+// AppendText writes a text with its length before it.
 func AppendText(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)
@@ -142,6 +145,7 @@ type Decoder struct {
 	Failed bool
 }
 
+// Byte reads a byte.
 func (d *Decoder) Byte() byte {
 	if len(d.Rest) == 0 {
 		d.Failed = true
@@ -152,11 +156,13 @@ func (d *Decoder) Byte() byte {
 	return v
 }
 
+// Uvarint reads an unsigned number.
 func (d *Decoder) Uvarint() uint64 {
 	v, n := binary.Uvarint(d.Rest)
 	return advance(d, v, n)
 }
 
+// Varint reads a number.
 func (d *Decoder) Varint() int64 {
 	v, n := binary.Varint(d.Rest)
 	return advance(d, v, n)
@@ -181,6 +187,7 @@ func (d *Decoder) Length() int {
 	return int(n)
 }
 
+// ID reads an id.
 func (d *Decoder) ID() (v [16]byte) {
 	if len(d.Rest) < len(v) {
 		d.Failed, d.Rest = true, nil
@@ -190,6 +197,7 @@ func (d *Decoder) ID() (v [16]byte) {
 	return v
 }
 
+// Text reads what AppendText wrote.
 func (d *Decoder) Text() string {
 	n := d.Length()
 	s := string(d.Rest[:n])
@@ -197,6 +205,7 @@ func (d *Decoder) Text() string {
 	return s
 }
 
+// Micros reads a duration of whole microseconds.
 func (d *Decoder) Micros() time.Duration { return time.Duration(d.Varint()) * time.Microsecond }
 
 // SplitIDs reads ids that stand one after another.

@@ -157,7 +157,7 @@ func (t *tx) mergeCounts() error {
 	if len(t.counts) == 0 {
 		return nil
 	}
-	t.counters = make(map[counterKey]*counter, 2*len(store.Levels())*len(t.counts))
+	t.counters = make(map[counterKey]*counter, 2*store.NumLevels*len(t.counts))
 	for key, added := range t.counts {
 		for _, of := range [...]gaugeKey{key.gaugeKey, {tenant: key.tenant}} {
 			for _, l := range store.Levels() {

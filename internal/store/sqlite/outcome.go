@@ -225,14 +225,16 @@ func (t *tx) staleOutcome(o *store.Outcome) error {
 	if err != nil || !known {
 		return err
 	}
-	t.addAttempt(o.Tenant, o.Webhook, o.At, a.Duration, a.Failure == nil)
 	if inRow && a.Number == 1 {
 		return nil
 	}
-	_, err = t.exec("INSERT OR IGNORE INTO attempts (tenant_id, delivery_id, number, data) VALUES (?, ?, ?, ?)",
+	added, err := t.exec("INSERT OR IGNORE INTO attempts (tenant_id, delivery_id, number, data) VALUES (?, ?, ?, ?)",
 		o.Tenant[:], o.Delivery[:], a.Number, codec.EncodeAttempt(a))
 	if err != nil {
 		return fmt.Errorf("record an attempt: %w", err)
+	}
+	if added > 0 {
+		t.addAttempt(o.Tenant, o.Webhook, o.At, a.Duration, a.Failure == nil)
 	}
 	return nil
 }

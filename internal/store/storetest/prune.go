@@ -32,7 +32,7 @@ func (f *fixture) prune(before time.Time) store.PruneResult {
 		}
 		r, err := f.store.Prune(f.ctx, store.PruneParams{Before: before, Now: f.now, Limit: 10})
 		f.must(err)
-		if r.Events > 10 || r.Deliveries > 10 {
+		if !f.spans && (r.Events > 10 || r.Deliveries > 10) {
 			f.Fatalf("a call deleted %+v; the limit is 10", r)
 		}
 		sum.Events += r.Events

@@ -29,6 +29,9 @@ type Harness struct {
 	// Reopen opens the same data again as after a crash: the store before was
 	// not closed in order, and is not used any more.
 	Reopen func() store.Store
+	// Spans says that Prune deletes whole spans of time, however many rows are in
+	// them.
+	Spans bool
 }
 
 // Run runs the suite. open is called for each test, and closes what it opened
@@ -79,6 +82,7 @@ type fixture struct {
 	ctx     context.Context
 	store   store.Store
 	reopen  func() store.Store
+	spans   bool
 	now     time.Time
 	ids     uint64
 	tenant  id.Tenant
@@ -89,7 +93,7 @@ type fixture struct {
 
 func newFixture(t *testing.T, h Harness, held bool) *fixture {
 	f := &fixture{
-		tb: t, ctx: t.Context(), store: h.Store, reopen: h.Reopen,
+		tb: t, ctx: t.Context(), store: h.Store, reopen: h.Reopen, spans: h.Spans,
 		now: time.Now().UTC().Truncate(time.Millisecond), version: map[id.Tenant]int64{},
 		held: held,
 	}

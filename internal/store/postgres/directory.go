@@ -1,0 +1,275 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/store"
+)
+
+// The directory says of what is known before its tenant is, a credential or an
+// e-mail address, whose it is. It is written in the transaction that writes the row
+// of the tenant, and read together with that.
+
+const (
+	sqlInsertTenant = `INSERT INTO tenants (id, name, created_at, updated_at, config_version) VALUES ($1, $2, $3, $4, 1)`
+	sqlUpdateTenant = `UPDATE tenants SET name = $2, updated_at = $3 WHERE id = $1 AND NOT removed`
+	sqlRemoveTenant = `UPDATE tenants SET removed = true, config_version = config_version + 1, changed_at = clock_timestamp() WHERE id = $1`
+	sqlShowTenant   = `SELECT id, name, created_at, updated_at FROM tenants WHERE id = $1 AND NOT removed`
+	sqlTenants      = `SELECT id, name, created_at, updated_at FROM tenants WHERE id > $1 AND NOT removed ORDER BY id LIMIT $2`
+
+	sqlKeyByHash = `SELECT ` + apiKeyColumns + ` FROM credentials c JOIN api_keys k ON k.tenant_id = c.tenant_id AND k.id = c.id
+		WHERE c.hash = $1 AND c.kind = $2 AND k.hash = c.hash`
+	// sqlTouchKeys takes the latest use of each key: a statement that updates a row
+	// from several would take any.
+	sqlTouchKeys = `UPDATE api_keys k SET last_used_at = v.at
+		FROM (SELECT tenant_id, id, max(at) AS at FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS v(tenant_id, id, at) GROUP BY tenant_id, id) v
+		WHERE k.tenant_id = v.tenant_id AND k.id = v.id AND (k.last_used_at IS NULL OR k.last_used_at < v.at)`
+
+	userColumns     = `u.tenant_id, u.id, u.email, u.role, u.password_hash, u.created_at`
+	sqlInsertUser   = `INSERT INTO users (tenant_id, id, email, role, password_hash, created_at) VALUES ($1, $2, $3, $4, $5, $6)`
+	sqlInsertEmail  = `INSERT INTO emails (email, tenant_id, user_id) VALUES ($1, $2, $3)`
+	sqlUsersByEmail = `SELECT ` + userColumns + ` FROM emails e JOIN users u ON u.tenant_id = e.tenant_id AND u.id = e.user_id
+		WHERE e.email = $1 ORDER BY u.tenant_id`
+
+	sqlInsertSession = `INSERT INTO sessions (tenant_id, id, hash, user_id, created_at, expires_at)
+		SELECT tenant_id, $3::uuid, $4::bytea, id, $5::bigint, $6::bigint FROM users WHERE tenant_id = $1 AND id = $2`
+	sqlSession = `SELECT ` + userColumns + `, s.id, s.created_at, s.expires_at
+		FROM credentials c JOIN sessions s ON s.tenant_id = c.tenant_id AND s.id = c.id JOIN users u ON u.tenant_id = s.tenant_id AND u.id = s.user_id
+		WHERE c.hash = $1 AND c.kind = $2 AND s.hash = c.hash`
+	sqlDeleteSession = `DELETE FROM sessions WHERE tenant_id = $1 AND id = $2 RETURNING hash`
+)
+
+// tenantRow is where the columns of a tenant go.
+type tenantRow struct {
+	hook.Tenant
+	created, updated int64
+}
+
+func (c *tenantRow) to() []any { return []any{(*[16]byte)(&c.ID), &c.Name, &c.created, &c.updated} }
+
+func (c *tenantRow) read() hook.Tenant {
+	v := c.Tenant
+	v.CreatedAt, v.UpdatedAt = atMillis(c.created), atMillis(c.updated)
+	return v
+}
+
+// userRow is where userColumns go.
+type userRow struct {
+	hook.User
+	role    string
+	created int64
+}
+
+func (c *userRow) to() []any {
+	return []any{(*[16]byte)(&c.Tenant), (*[16]byte)(&c.ID), &c.Email, &c.role, &c.PasswordHash, &c.created}
+}
+
+func (c *userRow) read() hook.User {
+	u := c.User
+	u.Role, u.CreatedAt = hook.Role(c.role), atMillis(c.created)
+	return u
+}
+
+// ask runs a question of one statement, which is a snapshot by itself.
+func (s *Store) ask(ctx context.Context, text string, args, to []any, row func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return edge(each(ctx, s.pool, text, args, to, row))
+}
+
+// InsertTenant adds a tenant. Its configuration begins at version 1. The id of one
+// that was removed is taken for as long as anything is left of it.
+func (s *Store) InsertTenant(ctx context.Context, v hook.Tenant) error {
+	return s.writeAlone(ctx, v.ID, func(ctx context.Context, t *tx) error {
+		_, err := t.exec(ctx, sqlInsertTenant, uuid(v.ID), v.Name, millis(v.CreatedAt), millis(v.UpdatedAt))
+		t.notify()
+		return exists(err, "the tenant")
+	})
+}
+
+// UpdateTenant replaces a tenant's name.
+func (s *Store) UpdateTenant(ctx context.Context, v hook.Tenant) error {
+	return s.write(ctx, []id.Tenant{v.ID}, func(ctx context.Context, t *tx) error {
+		n, err := t.exec(ctx, sqlUpdateTenant, uuid(v.ID), v.Name, millis(v.UpdatedAt))
+		if err == nil && n == 0 {
+			return hook.NotFound("Tenant")
+		}
+		return err
+	})
+}
+
+// DeleteTenant removes a tenant. Its history is out of reach at once, and goes
+// with Prune.
+func (s *Store) DeleteTenant(ctx context.Context, tenant id.Tenant) error {
+	return s.writeAlone(ctx, tenant, func(ctx context.Context, t *tx) error {
+		if err := t.need(tenant); err != nil {
+			return err
+		}
+		t.notify()
+		for _, text := range [...]string{
+			sqlRemoveTenant,
+			"DELETE FROM credentials c USING api_keys k WHERE k.tenant_id = $1 AND c.hash = k.hash",
+			"DELETE FROM credentials c USING sessions s WHERE s.tenant_id = $1 AND c.hash = s.hash",
+			"DELETE FROM emails e USING users u WHERE u.tenant_id = $1 AND e.email = u.email AND e.tenant_id = $1",
+			"DELETE FROM webhooks WHERE tenant_id = $1",
+			"DELETE FROM lanes WHERE tenant_id = $1",
+			"DELETE FROM api_keys WHERE tenant_id = $1",
+			"DELETE FROM sessions WHERE tenant_id = $1",
+			"DELETE FROM users WHERE tenant_id = $1",
+			"DELETE FROM jobs WHERE tenant_id = $1",
+		} {
+			if _, err := t.exec(ctx, text, uuid(tenant)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Tenant shows one tenant.
+func (s *Store) Tenant(ctx context.Context, tenant id.Tenant) (*hook.Tenant, error) {
+	var v tenantRow
+	var out *hook.Tenant
+	err := s.ask(ctx, sqlShowTenant, []any{uuid(tenant)}, v.to(), func() error {
+		found := v.read()
+		out = &found
+		return nil
+	})
+	if err == nil && out == nil {
+		err = hook.NotFound("Tenant")
+	}
+	return out, err
+}
+
+// Tenants lists tenants, oldest first.
+func (s *Store) Tenants(ctx context.Context, after id.Tenant, limit int) ([]hook.Tenant, error) {
+	var out []hook.Tenant
+	var v tenantRow
+	err := s.ask(ctx, sqlTenants, []any{uuid(after), int64(limit)}, v.to(), func() error {
+		out = append(out, v.read())
+		return nil
+	})
+	return out, err
+}
+
+// KeyByHash finds whose key it is.
+func (s *Store) KeyByHash(ctx context.Context, hash [32]byte) (*store.KeyRow, error) {
+	var k apiKeyRow
+	var out *store.KeyRow
+	err := s.ask(ctx, sqlKeyByHash, []any{hash[:], kindAPIKey}, k.to(), func() error {
+		found, err := k.read()
+		out = &found
+		return err
+	})
+	if err == nil && out == nil {
+		err = hook.NotFound("API key")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// InsertOperatorKey adds a key of no tenant.
+func (s *Store) InsertOperatorKey(ctx context.Context, k store.KeyRow) error {
+	k.Tenant = id.Tenant{}
+	return s.write(ctx, nil, func(ctx context.Context, t *tx) error { return t.insertKey(ctx, &k) })
+}
+
+// TouchKeys notes when keys were last used. A key that is gone is passed over.
+func (s *Store) TouchKeys(ctx context.Context, used []store.KeyUse) error {
+	var tenants, keys []pgtype.UUID
+	var at []int64
+	for i := range used {
+		tenants, keys, at = append(tenants, uuid(used[i].Tenant)), append(keys, uuid(used[i].Key)), append(at, millis(used[i].At))
+	}
+	if len(at) == 0 {
+		return nil
+	}
+	return s.write(ctx, nil, func(ctx context.Context, t *tx) error {
+		_, err := t.exec(ctx, sqlTouchKeys, tenants, keys, at)
+		return err
+	})
+}
+
+// InsertUser adds a user.
+func (s *Store) InsertUser(ctx context.Context, u hook.User) error {
+	return s.write(ctx, []id.Tenant{u.Tenant}, func(ctx context.Context, t *tx) error {
+		if err := t.need(u.Tenant); err != nil {
+			return err
+		}
+		_, err := t.exec(ctx, sqlInsertUser, uuid(u.Tenant), uuid(u.ID), u.Email, string(u.Role), u.PasswordHash, millis(u.CreatedAt))
+		if err == nil {
+			_, err = t.exec(ctx, sqlInsertEmail, u.Email, uuid(u.Tenant), uuid(u.ID))
+		}
+		return exists(err, "a user of this address")
+	})
+}
+
+// UsersByEmail finds the users of an address.
+func (s *Store) UsersByEmail(ctx context.Context, email string) ([]hook.User, error) {
+	if !storable(email) {
+		return nil, nil
+	}
+	var out []hook.User
+	var u userRow
+	err := s.ask(ctx, sqlUsersByEmail, []any{email}, u.to(), func() error {
+		out = append(out, u.read())
+		return nil
+	})
+	return out, err
+}
+
+// InsertSession notes a sign-in.
+func (s *Store) InsertSession(ctx context.Context, v hook.Session, hash [32]byte) error {
+	return s.write(ctx, []id.Tenant{v.Tenant}, func(ctx context.Context, t *tx) error {
+		if err := t.need(v.Tenant); err != nil {
+			return err
+		}
+		n, err := t.exec(ctx, sqlInsertSession, uuid(v.Tenant), uuid(v.User.ID), uuid(v.ID), hash[:], millis(v.CreatedAt), millis(v.ExpiresAt))
+		if err == nil && n == 0 {
+			return hook.NotFound("User")
+		}
+		if err == nil {
+			_, err = t.exec(ctx, sqlInsertSecret, hash[:], kindSession, uuid(v.Tenant), uuid(v.ID))
+		}
+		return exists(err, "the session")
+	})
+}
+
+// SessionByHash finds a session, ended or not, with its user.
+func (s *Store) SessionByHash(ctx context.Context, hash [32]byte) (*hook.Session, error) {
+	var u userRow
+	var session id.Session
+	var created, expires int64
+	var out *hook.Session
+	err := s.ask(ctx, sqlSession, []any{hash[:], kindSession}, append(u.to(), (*[16]byte)(&session), &created, &expires), func() error {
+		user := u.read()
+		out = &hook.Session{ID: session, Tenant: user.Tenant, User: user, CreatedAt: atMillis(created), ExpiresAt: atMillis(expires)}
+		return nil
+	})
+	if err == nil && out == nil {
+		err = hook.NotFound("Session")
+	}
+	return out, err
+}
+
+// DeleteSession ends a session.
+func (s *Store) DeleteSession(ctx context.Context, tenant id.Tenant, session id.Session) error {
+	return s.write(ctx, []id.Tenant{tenant}, func(ctx context.Context, t *tx) error {
+		var hash []byte
+		found, err := t.one(ctx, sqlDeleteSession, []any{uuid(tenant), uuid(session)}, &hash)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return hook.NotFound("Session")
+		}
+		_, err = t.exec(ctx, sqlDeleteSecret, hash)
+		return err
+	})
+}
