@@ -47,6 +47,8 @@ type Catalog struct {
 	box       Box
 	observers []Observer
 
+	marks atomic.Uint64
+
 	mu      sync.RWMutex
 	tenants map[id.Tenant]*entry
 }
@@ -54,8 +56,15 @@ type Catalog struct {
 // entry is one tenant's place. Its mutex orders loads and changes, so that a
 // load that read before a change can't be stored after it.
 type entry struct {
-	mu   sync.Mutex
 	snap atomic.Pointer[Snapshot]
+
+	mu sync.Mutex
+	// told is what the observers know: the last snapshot that there was.
+	told *Snapshot
+	// read is when the store was last asked.
+	read time.Time
+	// paused is when this process last paused a webhook, by the count of Mark.
+	paused map[id.Webhook]uint64
 }
 
 // New makes an empty catalogue.
@@ -73,13 +82,13 @@ func (c *Catalog) Tenant(ctx context.Context, tenant id.Tenant) (*Snapshot, erro
 			return s, nil
 		}
 	}
-	return c.load(ctx, tenant, func(held *Snapshot) bool { return held != nil })
+	return c.load(ctx, tenant, func(held *Snapshot, _ time.Time) bool { return held != nil })
 }
 
 // Refresh answers a configuration newer than the given version, or the newest
 // there is.
 func (c *Catalog) Refresh(ctx context.Context, tenant id.Tenant, than int64) (*Snapshot, error) {
-	return c.load(ctx, tenant, func(held *Snapshot) bool { return held != nil && held.Version > than })
+	return c.load(ctx, tenant, func(held *Snapshot, _ time.Time) bool { return held != nil && held.Version > than })
 }
 
 // Webhook answers one webhook of a tenant: hook.CodeNotFound if it has none of
@@ -117,7 +126,17 @@ func (c *Catalog) known(tenant id.Tenant) *entry {
 	return c.tenants[tenant]
 }
 
-func (c *Catalog) load(ctx context.Context, tenant id.Tenant, enough func(held *Snapshot) bool) (*Snapshot, error) {
+// load reads a tenant, unless what is held, and when it was read, is enough. If
+// others changed it meanwhile, the observers are told.
+func (c *Catalog) load(ctx context.Context, tenant id.Tenant, enough func(held *Snapshot, read time.Time) bool) (*Snapshot, error) {
+	s, changed, err := c.loadQuietly(ctx, tenant, enough)
+	for _, webhook := range changed {
+		c.notify(tenant, webhook)
+	}
+	return s, err
+}
+
+func (c *Catalog) loadQuietly(ctx context.Context, tenant id.Tenant, enough func(held *Snapshot, read time.Time) bool) (s *Snapshot, changed []id.Webhook, err error) {
 	e := c.known(tenant)
 	if e == nil {
 		c.mu.Lock()
@@ -129,22 +148,52 @@ func (c *Catalog) load(ctx context.Context, tenant id.Tenant, enough func(held *
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s := e.snap.Load(); enough(s) {
-		return s, nil
+	if s := e.snap.Load(); enough(s, e.read) {
+		return s, nil, nil
 	}
+	began := time.Now()
 	config, err := c.source.TenantConfig(ctx, tenant)
 	if err != nil {
 		if hook.CodeOf(err) == hook.CodeNotFound {
 			c.forget(tenant)
+			changed = differ(e.told, nil)
 		}
-		return nil, err
+		return nil, changed, err
 	}
-	s, err := c.open(config)
-	if err != nil {
-		return nil, err
+	if s, err = c.open(config); err != nil {
+		return nil, nil, err
 	}
+	changed = differ(e.told, s)
+	e.told, e.read = s, began
 	e.snap.Store(s)
-	return s, nil
+	return s, changed, nil
+}
+
+// differ lists the webhooks that are not the same in two snapshots of a tenant;
+// one that is nil has none. Whoever sees a tenant for the first time has nobody to
+// tell: old is nil.
+func differ(old, s *Snapshot) []id.Webhook {
+	if old == nil {
+		return nil
+	}
+	var changed []id.Webhook
+	for webhook, was := range old.webhooks {
+		var is *hook.Webhook
+		if s != nil {
+			is = s.webhooks[webhook]
+		}
+		if is == nil || is.Revision != was.Revision || !is.PausedUntil.Equal(was.PausedUntil) {
+			changed = append(changed, webhook)
+		}
+	}
+	if s != nil {
+		for webhook := range s.webhooks {
+			if old.webhooks[webhook] == nil {
+				changed = append(changed, webhook)
+			}
+		}
+	}
+	return changed
 }
 
 func (c *Catalog) forget(tenant id.Tenant) {
@@ -230,15 +279,27 @@ func (c *Catalog) PutTenant(t hook.Tenant) {
 
 // Pause holds until when a webhook is held back; zero when it goes on.
 func (c *Catalog) Pause(tenant id.Tenant, webhook id.Webhook, until time.Time) {
-	c.amend(tenant, func(s *Snapshot) {
+	if e := c.known(tenant); e != nil {
+		e.mu.Lock()
+		if e.paused == nil {
+			e.paused = make(map[id.Webhook]uint64)
+		}
+		e.paused[webhook] = c.marks.Add(1)
+		e.mu.Unlock()
+	}
+	c.amend(tenant, pause(webhook, until))
+	c.notify(tenant, webhook)
+}
+
+func pause(webhook id.Webhook, until time.Time) func(*Snapshot) {
+	return func(s *Snapshot) {
 		if w, ok := s.webhooks[webhook]; ok {
 			paused := *w
 			paused.PausedUntil = until
 			s.webhooks = maps.Clone(s.webhooks)
 			s.webhooks[webhook] = &paused
 		}
-	})
-	c.notify(tenant, webhook)
+	}
 }
 
 func (c *Catalog) change(tenant id.Tenant, version int64, edit func(*Snapshot)) {
@@ -275,7 +336,10 @@ func (c *Catalog) swap(tenant id.Tenant, next func(held *Snapshot) *Snapshot) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if held := e.snap.Load(); held != nil {
-		e.snap.Store(next(held))
+		s := next(held)
+		if e.snap.Store(s); s != nil {
+			e.told = s
+		}
 	}
 }
 

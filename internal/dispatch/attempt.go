@@ -107,6 +107,7 @@ func (d *Dispatcher) attempt(l *laneState, it *lane.Item, w worker, h http.Heade
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l.Finished(verdict, d.now())
+	d.turned(l)
 	if outcome == nil {
 		l.Forget(it.ID)
 	} else {
@@ -181,6 +182,9 @@ func (d *Dispatcher) try(l *laneState, it *lane.Item, h http.Header, whatever bo
 	if err := d.headers(h, t, it, now); err != nil {
 		d.o.Logger.Error("a delivery can't be signed", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "err", err)
 		return d.decide(l, it, w, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the request could not be signed"}})
+	}
+	if !d.o.MaySend() {
+		return nil, lane.NoWord, nil // what came before took too long
 	}
 	a := d.o.Sender.Send(d.hard, send.Request{Tenant: l.Tenant, URL: t.url, Head: t.head, Header: h, Body: it.Body, Timeout: t.timeout, Redact: t.redact})
 	a.StartedAt = now // the time that was signed

@@ -36,7 +36,7 @@ import (
 )
 
 // Store is where work is claimed from. Its methods are called in the
-// committer's goroutine.
+// committer's goroutine, Backlog anywhere.
 type Store interface {
 	Claim(ctx context.Context, p store.ClaimParams) (*store.Claimed, error)
 	Expire(ctx context.Context, p store.ExpireParams) (*store.ExpireResult, error)
@@ -88,6 +88,18 @@ type Options struct {
 	Chance func() float64
 	// Attempted is told of every attempt, for the metrics. It must not wait.
 	Attempted func(a *hook.Attempt, change hook.Change)
+
+	// MaySend reports whether attempts may start at all; Pump is to be called when
+	// it turns true. It is asked for every attempt. Default: they may.
+	MaySend func() bool
+	// TellBreaker tells other processes until when a webhook's breaker is open,
+	// zero for closed. It is called by a goroutine that does nothing else. Default:
+	// there are none.
+	TellBreaker func(ctx context.Context, tenant id.Tenant, webhook id.Webhook, until time.Time) error
+	// Release lets other processes have what this one has of a webhook and does not
+	// hold. It is called in the committer's goroutine when the dispatcher stops.
+	// Default: there are none.
+	Release func(ctx context.Context, tenant id.Tenant, webhook id.Webhook, held func(id.Delivery) bool) error
 }
 
 // The defaults of Options.
@@ -128,6 +140,8 @@ type Dispatcher struct {
 	// names of headers that differ from attempt to attempt
 	eventHeader, deliveryHeader string
 	idle                        chan struct{} // closed when stopping and nothing is in flight
+	telling                     telling
+	discarded                   map[key]struct{} // what Discards was told last
 }
 
 type key struct {
@@ -153,6 +167,7 @@ type laneState struct {
 	queued    bool      // waits its turn in fair
 	hungry    bool      // waits for memory
 	memory    int       // that it is held to, in bytes
+	breaker   hearsay
 }
 
 // watch is a test-send, from before it is committed until it has ended.
@@ -186,9 +201,13 @@ func New(o Options) *Dispatcher {
 	if o.Attempted == nil {
 		o.Attempted = func(*hook.Attempt, hook.Change) {}
 	}
+	if o.MaySend == nil {
+		o.MaySend = func() bool { return true }
+	}
 	d := &Dispatcher{
 		o: o, wake: make(chan struct{}, 1), quit: make(chan struct{}), idle: make(chan struct{}),
 		lanes: make(map[key]*laneState), watches: make(map[id.Delivery]*watch), testsOf: make(map[id.Tenant]int), fair: newFair(), memory: newBudget(o.Memory),
+		telling:        telling{wake: make(chan struct{}, 1)},
 		eventHeader:    http.CanonicalHeaderKey(o.Prefix.String() + "-Event"),
 		deliveryHeader: http.CanonicalHeaderKey(o.Prefix.String() + "-Delivery"),
 	}
@@ -212,6 +231,9 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 	}
 	d.mu.Unlock()
 	d.wg.Go(d.clock)
+	if d.o.TellBreaker != nil {
+		d.wg.Go(d.tellBreakers)
+	}
 	d.wg.Go(func() {
 		// Which webhooks may send is the catalogue's to say; reading it for all
 		// of them must not keep the server from being ready.
@@ -228,7 +250,8 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 }
 
 // Stop starts nothing more and waits for what is in flight, as long as ctx
-// lasts; then it breaks that off. What waits stays on disk.
+// lasts; then it breaks that off. What waits stays on disk, and other processes may
+// have it at once.
 func (d *Dispatcher) Stop(ctx context.Context) {
 	d.mu.Lock()
 	if d.stopping {
@@ -239,6 +262,9 @@ func (d *Dispatcher) Stop(ctx context.Context) {
 	d.dismiss()
 	if d.inFlight == 0 {
 		close(d.idle)
+	}
+	if d.o.Release != nil {
+		d.release()
 	}
 	d.mu.Unlock()
 	close(d.quit)
@@ -323,7 +349,9 @@ func (d *Dispatcher) configure(l *laneState, w *hook.Webhook) bool {
 	if l.target != nil && l.target.revision != w.Revision {
 		l.target = nil
 	}
-	return l.Configure(w.Enabled, w.PausedUntil, d.now()) || news
+	news = l.Configure(w.Enabled, w.PausedUntil, d.now()) || news
+	d.turned(l)
+	return news
 }
 
 // Reserve implements ingest.Lanes.
@@ -421,7 +449,7 @@ func (d *Dispatcher) startTest(l *laneState, it *lane.Item) {
 		delete(d.watches, it.ID)
 	}
 	w.started = true
-	if d.stopping {
+	if d.stopping || !d.o.MaySend() {
 		d.testEnded(l.Tenant)
 		l.Forget(it.ID)
 		w.attempt <- nil

@@ -79,7 +79,7 @@ func (d *Dispatcher) pump() {
 		// An outcome keeps its slot until it is on disk, so that a crash can
 		// double no more deliveries than there are slots.
 		free := d.o.Slots - d.inFlight - d.o.Committer.Unrecorded()
-		if d.stopping || free <= 0 {
+		if d.stopping || free <= 0 || !d.o.MaySend() {
 			return // whatever ends or is recorded next pumps again
 		}
 		turn := d.fair.pop()

@@ -47,7 +47,9 @@ type Lane struct {
 
 	enabled     bool
 	pausedUntil time.Time
-	discarding  bool
+	// discarding says that this process discards the queue, elsewhere that
+	// another one does.
+	discarding, elsewhere bool
 
 	live       fifo // new events and retries
 	background fifo // replays: they go when nothing live waits
@@ -76,6 +78,10 @@ type Lane struct {
 	breaker breaker
 	// How often the breaker opened and closed, for the metrics.
 	opened, closed int
+	// turned says that the breaker's state is news to others; see TakeTurn.
+	turned bool
+	// healthy is when an attempt last went well.
+	healthy time.Time
 }
 
 // New makes the lane of a webhook.
@@ -93,6 +99,7 @@ func (l *Lane) Configure(enabled bool, pausedUntil, now time.Time) bool {
 	if enabled && !pausedUntil.After(now) {
 		if l.breaker.open() {
 			l.closed++
+			l.turned = true // others may have missed that it was off
 		}
 		l.breaker = breaker{} // somebody says that it can go on: believe them
 	}
@@ -102,16 +109,28 @@ func (l *Lane) Configure(enabled bool, pausedUntil, now time.Time) bool {
 // Settle gives back to the disk what waits in memory of a lane that can't send
 // for a while, so that it takes nobody's memory. What is given back is returned.
 func (l *Lane) Settle(now time.Time) []*Item {
-	if l.enabled && !l.discarding && !l.pausedUntil.After(now) && !l.breaker.until.After(now) {
+	if l.enabled && !l.discards() && !l.pausedUntil.After(now) && !l.breaker.until.After(now) {
 		return nil
 	}
+	dropped := l.drop()
+	if len(dropped) > 0 {
+		l.undone = l.claiming
+	}
+	return dropped
+}
+
+// Fence gives back all that waits in memory: this process does not have it any
+// more. What is in flight stays held until its outcome is recorded. A claim that
+// is on its way is made after this, and may bring what it finds.
+func (l *Lane) Fence() []*Item { return l.drop() }
+
+func (l *Lane) drop() []*Item {
 	dropped := append(l.live.clear(), l.background.clear()...)
 	for _, it := range dropped {
 		delete(l.held, it.ID)
 	}
 	if len(dropped) > 0 {
 		l.returned()
-		l.undone = l.claiming
 	}
 	return dropped
 }
@@ -143,12 +162,26 @@ func (l *Lane) Holds(delivery id.Delivery) bool {
 // Held is a copy of all that Holds reports.
 func (l *Lane) Held() map[id.Delivery]struct{} { return maps.Clone(l.held) }
 
-// Discard starts or ends the time in which the queue on disk is discarded:
-// nothing is fetched from it meanwhile. Settle is to follow.
+// Discard starts or ends the time in which this process discards the queue on
+// disk: nothing is fetched from it meanwhile. When it ends, no other one does
+// either, as far as is known. Settle is to follow.
 func (l *Lane) Discard(on bool) {
-	l.discarding = on
+	l.discarding, l.elsewhere = on, l.elsewhere && on
 	l.Wake()
 }
+
+// DiscardElsewhere is Discard, for what another process does.
+func (l *Lane) DiscardElsewhere(on bool) {
+	if l.elsewhere != on {
+		l.elsewhere = on
+		l.Wake()
+	}
+}
+
+// Discarded reports who discards the queue: this process, or another one.
+func (l *Lane) Discarded() (here, elsewhere bool) { return l.discarding, l.elsewhere }
+
+func (l *Lane) discards() bool { return l.discarding || l.elsewhere }
 
 // Reserve takes a place for a delivery that is about to be committed. Without
 // one, the delivery is to be left on disk. Commit or Release must follow.
@@ -216,6 +249,9 @@ func (l *Lane) Forget(delivery id.Delivery) {
 	l.returned()
 }
 
+// Expect says when something will be due on disk.
+func (l *Lane) Expect(due time.Time) { l.expect(due) }
+
 func (l *Lane) expect(due time.Time) {
 	if l.nextDue.IsZero() || due.Before(l.nextDue) {
 		l.nextDue = due
@@ -236,7 +272,7 @@ func (l *Lane) Wake() { l.onDisk, l.stale = true, l.claiming }
 // much.
 func (l *Lane) WantsClaim(now time.Time) (limit int, ok bool) {
 	waiting := l.live.len() + l.background.len() + l.reserved
-	if l.claiming || l.discarding || l.blocked(now) || waiting > refill || l.after.After(now) {
+	if l.claiming || l.discards() || l.blocked(now) || waiting > refill || l.after.After(now) {
 		return 0, false
 	}
 	if !l.onDisk && (l.nextDue.IsZero() || l.nextDue.After(now)) {
@@ -297,7 +333,7 @@ func (l *Lane) blocked(now time.Time) bool {
 // sent now. Finished must follow. share is the most that the lane may have in
 // flight, besides its own limit.
 func (l *Lane) Next(now time.Time, share int) *Item {
-	if l.discarding || l.blocked(now) || l.inFlight >= l.limit(share) {
+	if l.discards() || l.blocked(now) || l.inFlight >= l.limit(share) {
 		return nil
 	}
 	it := l.live.pop()
@@ -313,7 +349,7 @@ func (l *Lane) Next(now time.Time, share int) *Item {
 
 // Ready reports whether Next would find something, had the lane a slot.
 func (l *Lane) Ready(now time.Time) bool {
-	return !l.discarding && !l.blocked(now) && l.live.len()+l.background.len() > 0
+	return !l.discards() && !l.blocked(now) && l.live.len()+l.background.len() > 0
 }
 
 // Saturated reports whether the lane has all in flight that it may.
@@ -357,8 +393,10 @@ func Judge(a *hook.Attempt) Verdict {
 // Finished follows a Next.
 func (l *Lane) Finished(v Verdict, now time.Time) {
 	l.inFlight--
+	was := l.breaker.until
 	switch v {
 	case Healthy:
+		l.healthy = now
 		if l.breaker.succeeded() {
 			l.closed++
 			l.pace = pace{limit: 1} // closing ramps
@@ -372,13 +410,14 @@ func (l *Lane) Finished(v Verdict, now time.Time) {
 	case NoWord:
 		l.breaker.released()
 	}
+	l.turned = l.turned || !l.breaker.until.Equal(was)
 }
 
 // NextWake is when the lane is worth another look though nothing happened to
 // it; zero for never.
 func (l *Lane) NextWake(now time.Time) time.Time {
 	waiting := l.onDisk || l.live.len()+l.background.len() > 0
-	if !l.enabled || l.discarding || !waiting && l.nextDue.IsZero() {
+	if !l.enabled || l.discards() || !waiting && l.nextDue.IsZero() {
 		return time.Time{}
 	}
 	at := later(l.pausedUntil, l.breaker.until)
@@ -409,7 +448,7 @@ func later(a, b time.Time) time.Time {
 // Busy reports whether the lane has work that is due, in memory or on disk, or
 // can't send what it would have.
 func (l *Lane) Busy(now time.Time) bool {
-	return l.blocked(now) || l.discarding || l.claiming || l.onDisk || l.live.len()+l.background.len() > 0 ||
+	return l.blocked(now) || l.discards() || l.claiming || l.onDisk || l.live.len()+l.background.len() > 0 ||
 		!l.nextDue.IsZero() && !l.nextDue.After(now)
 }
 
@@ -418,7 +457,7 @@ func (l *Lane) Busy(now time.Time) bool {
 // it; that is old by the time its owner asks.
 func (l *Lane) Quiet() bool {
 	return len(l.held) == 0 && l.reserved == 0 && l.inFlight == 0 && l.spilling == 0 && !l.onDisk && !l.claiming &&
-		!l.spilled && l.nextDue.IsZero() && !l.discarding
+		!l.spilled && l.nextDue.IsZero() && !l.discards()
 }
 
 // Gone reports whether nothing of the lane is in memory or in flight.

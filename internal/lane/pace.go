@@ -32,6 +32,9 @@ type breaker struct {
 	wait     time.Duration
 	until    time.Time // no probe before; zero while closed
 	probing  bool
+	// followed is since when the breaker has been open because of what another
+	// process said, without an attempt from here.
+	followed time.Time
 }
 
 func (b *breaker) open() bool { return !b.until.IsZero() }
@@ -63,7 +66,7 @@ func (b *breaker) failed(now time.Time) (opened bool) {
 		b.wait, opened = minOpen, true
 	}
 	b.probing = false
-	b.until = now.Add(b.wait)
+	b.until, b.followed = now.Add(b.wait), time.Time{}
 	return opened
 }
 

@@ -27,7 +27,7 @@ func States() []State {
 // State is what the lane is about now.
 func (l *Lane) State(now time.Time) State {
 	switch {
-	case l.discarding:
+	case l.discards():
 		return Discarding
 	case !l.enabled:
 		return Disabled

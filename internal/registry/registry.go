@@ -47,6 +47,9 @@ type Options struct {
 	// Discard is called when a webhook's queue is to be discarded in the
 	// background; the job is in the store already.
 	Discard func(tenant id.Tenant, job id.Replay)
+	// Shared says that other processes change webhooks in the same store: one that
+	// is missing here may just have been made there.
+	Shared bool
 }
 
 // Registry is safe for concurrent use.
@@ -94,7 +97,27 @@ func (r *Registry) List(ctx context.Context, tenant id.Tenant) ([]*hook.Webhook,
 
 // Get answers one webhook. It must not be changed.
 func (r *Registry) Get(ctx context.Context, tenant id.Tenant, webhook id.Webhook) (*hook.Webhook, error) {
-	return r.Catalog.Webhook(ctx, tenant, webhook)
+	_, w, err := r.find(ctx, tenant, webhook)
+	return w, err
+}
+
+// find answers a webhook, and the configuration that it was found in.
+func (r *Registry) find(ctx context.Context, tenant id.Tenant, webhook id.Webhook) (*catalog.Snapshot, *hook.Webhook, error) {
+	snap, err := r.Catalog.Tenant(ctx, tenant)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, ok := snap.Webhook(webhook)
+	if !ok && r.Shared {
+		if snap, err = r.Catalog.Recheck(ctx, tenant); err != nil {
+			return nil, nil, err
+		}
+		w, ok = snap.Webhook(webhook)
+	}
+	if !ok {
+		return nil, nil, hook.NotFound("Webhook")
+	}
+	return snap, w, nil
 }
 
 // Create registers a webhook. Name, URL and Events are required.
@@ -258,13 +281,9 @@ func (r *Registry) Delete(ctx context.Context, tenant id.Tenant, webhook id.Webh
 // meanwhile. Nothing is written if the edit changed nothing.
 func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhook, change func(*hook.Webhook) error) (*hook.Webhook, error) {
 	for {
-		snap, err := r.Catalog.Tenant(ctx, tenant)
+		snap, held, err := r.find(ctx, tenant, webhook)
 		if err != nil {
 			return nil, err
-		}
-		held, ok := snap.Webhook(webhook)
-		if !ok {
-			return nil, hook.NotFound("Webhook")
 		}
 		w := *held
 		if err := change(&w); err != nil {

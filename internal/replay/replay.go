@@ -92,7 +92,16 @@ func New(o Options) *Replays {
 // Start takes up the jobs that were not done when the server stopped. It is to
 // be called before deliveries are sent, so that nothing of a queue that is
 // being discarded is sent.
-func (r *Replays) Start(ctx context.Context) error {
+func (r *Replays) Start(ctx context.Context) error { return r.TakeUp(ctx) }
+
+// TakeUp takes up the jobs that nobody works off, such as those of a process that
+// has died.
+func (r *Replays) TakeUp(ctx context.Context) error {
+	select {
+	case <-r.ctx.Done():
+		return nil // they are for others to take
+	default:
+	}
 	jobs, err := r.o.Store.RunningJobs(ctx)
 	if err != nil {
 		return err
@@ -240,11 +249,12 @@ func (r *Replays) start(ctx context.Context, tenant id.Tenant, webhook id.Webhoo
 
 func (r *Replays) now() time.Time { return r.o.Now().UTC().Truncate(time.Millisecond) }
 
-// run works a job off in a goroutine of its own, unless one does already.
+// run works a job off in a goroutine of its own, unless one does already, here or
+// in another process.
 func (r *Replays) run(job *store.Job) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if job.Done || r.running[job.ID] || r.ctx.Err() != nil {
+	if job.Done || job.Elsewhere || r.running[job.ID] || r.ctx.Err() != nil {
 		return
 	}
 	r.running[job.ID] = true
@@ -285,7 +295,7 @@ func (r *Replays) work(job *store.Job) {
 		case r.ctx.Err() != nil:
 			return
 		case hook.CodeOf(err) == hook.CodeNotFound && err != nil:
-			return // with its webhook, or its tenant
+			return // with its webhook, or its tenant; or another process has it now
 		case err != nil:
 			log.Warn("a job could not go on; trying again", "err", err)
 			if !sleep(r.ctx, time.Second) {

@@ -243,6 +243,40 @@ func TestJobsAreTakenUpAgain(t *testing.T) {
 	})
 }
 
+func TestJobsOfOtherProcesses(t *testing.T) {
+	run(t, func(t *testing.T, w *world, r *replay.Replays) {
+		w.left = 35
+		w.job = &store.Job{ID: id.Replay{1}, Tenant: tenant, Webhook: webhook, Kind: store.JobDiscard, Total: 35, Elsewhere: true}
+		// It is answered to whoever asks, and worked off by the other one.
+		if n, err := r.DiscardQueue(t.Context(), tenant, webhook); err != nil || n != 35 {
+			t.Fatalf("%d, %v", n, err)
+		}
+		r.Resume(tenant, w.job.ID)
+		time.Sleep(time.Minute) // of the fake clock
+		synctest.Wait()
+		if w.steps != 0 || len(w.lines) != 0 {
+			t.Fatalf("%d steps, %v", w.steps, w.lines)
+		}
+		// The other one has died.
+		w.set(func() { w.job.Elsewhere = false })
+		for range 3 {
+			if err := r.TakeUp(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute) // of the fake clock
+		synctest.Wait()
+		if diff := cmp.Diff([]string{"discard", "discarded"}, w.lines); diff != "" || w.left != 0 {
+			t.Errorf("%d left (-want +got):\n%s", w.left, diff)
+		}
+		r.Stop()
+		w.set(func() { w.job.Done, w.left = false, 1 })
+		if err := r.TakeUp(t.Context()); err != nil || w.left != 1 {
+			t.Errorf("after the end: %d left, %v", w.left, err)
+		}
+	})
+}
+
 func TestJobEndsWithItsWebhook(t *testing.T) {
 	run(t, func(t *testing.T, w *world, r *replay.Replays) {
 		w.left, w.busy = 25, true

@@ -8,6 +8,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -30,8 +31,9 @@ const version = 1
 
 // Box seals and opens. It is safe for concurrent use.
 type Box struct {
-	id   [keyIDSize]byte
-	aead cipher.AEAD
+	id          [keyIDSize]byte
+	fingerprint int64
+	aead        cipher.AEAD
 }
 
 // ErrOpen says that a sealed text can't be opened: it was sealed under another
@@ -45,8 +47,14 @@ func New(key []byte) (*Box, error) {
 		return nil, fmt.Errorf("secret key: want %d bytes, got %d", KeySize, len(key))
 	}
 	sum := sha256.Sum256(key)
-	return &Box{id: [keyIDSize]byte(sum[:]), aead: aead}, nil
+	// Of another text than the id: what both tell together is no more of the key.
+	check := sha256.Sum256(append([]byte("hypha: which key this is\n"), key...))
+	return &Box{id: [keyIDSize]byte(sum[:]), fingerprint: int64(binary.BigEndian.Uint64(check[:])), aead: aead}, nil
 }
+
+// Fingerprint tells keys apart, and tells nothing about the key: two boxes have the
+// same if they have the same key.
+func (b *Box) Fingerprint() int64 { return b.fingerprint }
 
 // Seal encrypts plain for the thing that owner names.
 func (b *Box) Seal(plain, owner []byte) ([]byte, error) {

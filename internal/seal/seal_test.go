@@ -74,3 +74,22 @@ func TestKeyFile(t *testing.T) {
 		t.Errorf("a key that others can read: %v", err)
 	}
 }
+
+func TestFingerprintTellsKeysApart(t *testing.T) {
+	one := bytes.Repeat([]byte{1}, seal.KeySize)
+	seen := make(map[int64]bool)
+	for i := range seal.KeySize {
+		other := bytes.Clone(one)
+		other[i] = 2
+		for range 2 { // the same key, twice
+			box, err := seal.New(other)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[box.Fingerprint()] = true
+		}
+	}
+	if len(seen) != seal.KeySize {
+		t.Errorf("%d fingerprints of %d keys", len(seen), seal.KeySize)
+	}
+}
