@@ -51,10 +51,12 @@ func runCLI(t *testing.T, env map[string]string, args ...string) (stdout string,
 
 func TestHelp(t *testing.T) {
 	for name, args := range map[string][]string{
-		"help.txt":       {"--help"},
-		"help-serve.txt": {"serve", "--help"},
-		"help-dev.txt":   {"dev", "--help"},
-		"help-bench.txt": {"bench", "--help"},
+		"help.txt":         {"--help"},
+		"help-serve.txt":   {"serve", "--help"},
+		"help-dev.txt":     {"dev", "--help"},
+		"help-bench.txt":   {"bench", "--help"},
+		"help-migrate.txt": {"migrate", "up", "--help"},
+		"help-store.txt":   {"store", "copy", "--help"},
 	} {
 		out, err := runCLI(t, nil, args...)
 		if err != nil {
@@ -90,6 +92,7 @@ func TestWrongSettingsSayWhatToDo(t *testing.T) {
 		"unknown command": {[]string{"fly"}, "--help"},
 		"bad schedule":    {[]string{"serve", "--retry-schedule", "5"}, "5s, 30m or 2h"},
 		"bad secret key":  {[]string{"serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--secret-key", "abc"}, "64 hexadecimal digits"},
+		"no key":          {[]string{"serve", "--database-url", "postgres://u:hush@127.0.0.1:1/d", "--listen", "127.0.0.1:0"}, "openssl rand -hex 32"},
 		"bad log level":   {[]string{"serve", "--log-level", "loud"}, "log-level"},
 		"misspelt line":   {[]string{"serve", "--config", misspelt}, `there is no setting "slot"`},
 		"no such file":    {[]string{"serve", "--config", "/no/such/file"}, "no such file"},
@@ -97,6 +100,21 @@ func TestWrongSettingsSayWhatToDo(t *testing.T) {
 		if _, err := runCLI(t, nil, tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v; want it to say %q", name, err, tc.want)
 		}
+	}
+}
+
+// What is wrong with a database's URL is told without the password that is in it.
+func TestDatabasePasswordIsNotShown(t *testing.T) {
+	key := strings.Repeat("07", 32)
+	for _, url := range []string{"postgres://hypha:hush@127.0.0.1:1/hypha?sslmode=disable", "postgres://hypha:hush@127.0.0.1:port/hypha", "host=127.0.0.1 port=1 password=hush sslmode=nonsense"} {
+		_, err := runCLI(t, map[string]string{"HYPHA_DATABASE_URL": url, "HYPHA_SECRET_KEY": key}, "serve", "--listen", "127.0.0.1:0")
+		if err == nil || !strings.Contains(err.Error(), "--database-url") || strings.Contains(err.Error(), "hush") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	s := settings{DatabaseURL: "postgres://hypha:hush@db.test:5433/orders"}
+	if got := s.where(); got != "postgresql://db.test:5433/orders" {
+		t.Errorf("it is said to be at %s", got)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/obs"
+	"github.com/plinqx/hypha/internal/pgtest"
 )
 
 // asProgram makes this test binary the program itself, so that tests can run it
@@ -29,8 +30,11 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(pgtest.Main(m, databases))
 }
+
+// databases is the PostgreSQL server of these tests.
+var databases = pgtest.New(nil)
 
 // keys that tests give the server at its first start.
 const (

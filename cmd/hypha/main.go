@@ -35,6 +35,9 @@ type cli struct {
 	Dev   devCommand   `cmd:"" help:"Run a server to try things with: a temporary folder, a receiver, webhooks, and events that flow."`
 	Bench benchCommand `cmd:"" help:"Measure a server: throughput, latency, what is lost or doubled, and what it costs."`
 
+	Migrate migrateCommand `cmd:"" help:"Look after the tables of a PostgreSQL database."`
+	Store   storeCommand   `cmd:"" help:"Move from a folder to a PostgreSQL database."`
+
 	BenchReceiver benchReceiverCommand `cmd:"" hidden:""`
 	BenchRelay    benchRelayCommand    `cmd:"" hidden:""`
 	BenchSeed     benchSeedCommand     `cmd:"" hidden:""`

@@ -45,7 +45,7 @@ func (c *serveCommand) Run(p *process) error {
 		return err
 	}
 	debug.FreeOSMemory() // a password hash takes 19 MiB, and that was the last for a while
-	logger.Info("ready", "url", v.url(), "data", c.Data, "version", obs.Version())
+	logger.Info("ready", "url", v.url(), "data", c.where(), "version", obs.Version())
 	return v.run(p.ctx)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/plinqx/hypha/internal/api"
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/catalog"
+	"github.com/plinqx/hypha/internal/cluster"
 	"github.com/plinqx/hypha/internal/commit"
 	"github.com/plinqx/hypha/internal/dispatch"
 	"github.com/plinqx/hypha/internal/egress"
@@ -29,7 +30,7 @@ import (
 	"github.com/plinqx/hypha/internal/seal"
 	"github.com/plinqx/hypha/internal/send"
 	"github.com/plinqx/hypha/internal/store"
-	"github.com/plinqx/hypha/internal/store/sqlite"
+	"github.com/plinqx/hypha/internal/store/postgres"
 )
 
 // server is the whole program, wired. It is made by newServer, which leaves
@@ -40,7 +41,8 @@ type server struct {
 	logger   *slog.Logger
 	draining chan struct{} // closed when no more traffic is wanted
 
-	store      *sqlite.Store
+	store      store.Store
+	cluster    *cluster.Cluster // nil for a store that this process has to itself
 	auth       *auth.Auth
 	committer  *commit.Committer
 	dispatcher *dispatch.Dispatcher
@@ -91,14 +93,20 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	}
 	opened = append(opened, func() { _ = v.listener.Close() })
 
-	v.store, err = sqlite.Open(ctx, sqlite.Options{Dir: s.Data, Logger: logger})
-	if errors.Is(err, store.ErrLocked) {
-		return nil, fmt.Errorf("%w; stop that server, or name another folder with --data", err)
-	}
-	if err != nil {
+	clock := cluster.NewClock(time.Now)
+	var nodes *postgres.Store
+	if v.store, nodes, err = openStore(ctx, s, clock, logger); err != nil {
 		return nil, err
 	}
 	opened = append(opened, func() { _ = v.store.Close() })
+	if nodes != nil {
+		// Others take over who does not beat.
+		v.cluster = cluster.New(cluster.Options{Nodes: nodes, Clock: clock, Logger: logger})
+		opened = append(opened, v.cluster.Stop)
+		if err := v.cluster.Start(ctx); err != nil {
+			return nil, err
+		}
+	}
 
 	box, err := openBox(c.secretKey, s.Data)
 	if err != nil {
@@ -110,10 +118,10 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	}
 	metrics := obs.NewMetrics()
 	configs := catalog.New(v.store, box)
-	if v.auth, err = auth.New(auth.Options{Store: v.store, Catalog: configs, Now: time.Now, Logger: logger}); err != nil {
+	if v.auth, err = auth.New(auth.Options{Store: v.store, Catalog: configs, Now: clock.Now, Logger: logger}); err != nil {
 		return nil, err
 	}
-	made, err := v.auth.Bootstrap(ctx, bootstrap)
+	made, err := v.bootstrap(ctx, nodes, box, configs, bootstrap)
 	if err != nil {
 		return nil, err
 	}
@@ -131,30 +139,36 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		Recorded:      func(outcomes []*store.Outcome) { v.dispatcher.Recorded(outcomes) },
 	})
 	webhooks := registry.New(registry.Options{
-		Store: v.store, Catalog: configs, URLs: policy, HeaderPrefix: prefix.String(), MaxWebhooks: s.MaxWebhooks, Now: time.Now,
-		Discard: func(tenant id.Tenant, job id.Replay) { v.replays.Resume(tenant, job) },
+		Store: v.store, Catalog: configs, URLs: policy, HeaderPrefix: prefix.String(), MaxWebhooks: s.MaxWebhooks, Now: clock.Now,
+		Discard: func(tenant id.Tenant, job id.Replay) { v.replays.Resume(tenant, job) }, Shared: nodes != nil,
 	})
 	v.sender = send.New(send.Options{Dial: policy.DialContext})
-	v.dispatcher = dispatch.New(dispatch.Options{
+	sending := dispatch.Options{
 		Store: v.store, Committer: v.committer, Catalog: configs, Sender: v.sender, Holder: webhooks,
-		Schedule: s.RetrySchedule, Prefix: prefix, UserAgent: userAgent, Now: time.Now, Logger: logger,
+		Schedule: s.RetrySchedule, Prefix: prefix, UserAgent: userAgent, Now: clock.Now, Logger: logger,
 		Slots: s.Slots, Memory: s.LaneMemory, MaxAge: s.MaxAge, Attempted: metrics.Attempted,
-	})
+	}
+	pruning := retention.Options{Store: v.store, MaxAge: s.HistoryAge, MaxBytes: s.HistorySize, Now: clock.Now, Logger: logger}
+	if nodes != nil {
+		sending.MaySend, sending.TellBreaker, sending.Release = v.cluster.MaySend, nodes.SetBreaker, nodes.Release
+		metrics.WatchNode(func() obs.NodeState { return nodeState(v.cluster) })
+	} else {
+		// There is one writer: what is deleted takes its turn.
+		pruning.Turn, pruning.Idle = v.inTurn, func() bool { return v.committer.Idle(idleStore) }
+	}
+	v.dispatcher = dispatch.New(sending)
 	configs.Observe(v.dispatcher)
 	v.replays = replay.New(replay.Options{
-		Store: v.store, Lanes: v.dispatcher, Committer: v.committer, Webhooks: configs, Now: time.Now, MaxAge: s.MaxAge, Logger: logger,
+		Store: v.store, Lanes: v.dispatcher, Committer: v.committer, Webhooks: configs, Now: clock.Now, MaxAge: s.MaxAge, Logger: logger,
 	})
-	v.retention = retention.New(retention.Options{
-		Store: v.store, MaxAge: s.HistoryAge, MaxBytes: s.HistorySize, Now: time.Now, Logger: logger,
-		Turn: v.inTurn, Idle: func() bool { return v.committer.Idle(idleStore) },
-	})
+	v.retention = retention.New(pruning)
 	metrics.Reasons(refusals()...)
 	metrics.Watch(v.state)
 	v.http = &http.Server{
 		Handler: api.New(api.Options{
-			Auth: v.auth, Catalog: configs, Registry: webhooks, Replays: v.replays, History: v.store, Now: time.Now,
+			Auth: v.auth, Catalog: configs, Registry: webhooks, Replays: v.replays, History: v.store, Now: clock.Now,
 			Publisher: ingest.New(ingest.Options{
-				Catalog: configs, Committer: v.committer, Lanes: v.dispatcher, Now: time.Now, MaxAge: s.MaxAge, MaxQueued: s.MaxQueued,
+				Catalog: configs, Committer: v.committer, Lanes: v.dispatcher, Now: clock.Now, MaxAge: s.MaxAge, MaxQueued: s.MaxQueued,
 			}),
 			Admit: v.committer.Admit,
 			NoRoom: func(ofTenant bool) {
@@ -187,6 +201,9 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	v.committer.Start()
 	v.auth.Start()
 	v.retention.Start()
+	if v.cluster != nil {
+		v.cluster.Attach(cluster.Parts{Committer: v.committer, Lanes: v.dispatcher, Catalog: configs, Jobs: v.replays})
+	}
 	return v, nil
 }
 
@@ -248,6 +265,9 @@ func (v *server) ready(ctx context.Context) error {
 	case <-v.draining:
 		return hook.Unavailable(5*time.Second, nil, "The server is shutting down")
 	default:
+		if v.cluster != nil {
+			return v.cluster.Ready() // its beats are written
+		}
 		ctx, cancel := context.WithTimeout(ctx, pingTime)
 		defer cancel()
 		return v.store.Ping(ctx)
@@ -283,6 +303,9 @@ func (v *server) run(ctx context.Context) error {
 	v.dispatcher.Stop(stop)
 	err := errors.Join(failed, v.committer.Close(stop), v.auth.Stop(stop))
 	v.sender.Close()
+	if v.cluster != nil {
+		v.cluster.Stop() // there is nothing left to write
+	}
 	err = errors.Join(err, v.store.Close())
 	v.logger.Info("stopped", "took", time.Since(began).Round(time.Millisecond))
 	return err

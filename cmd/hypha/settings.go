@@ -19,9 +19,12 @@ type settings struct {
 	Config string `help:"File with settings, in YAML." placeholder:"FILE"`
 
 	Listen string `help:"Address to serve the API on." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	Data   string `help:"Folder of the embedded store and its keys." default:"./hypha-data" placeholder:"DIR"`
+	Data   string `help:"Folder of the embedded store and its keys. Not used with --database-url." default:"./hypha-data" placeholder:"DIR"`
 
-	SecretKey string `help:"Key that seals secrets at rest, 64 hexadecimal digits. Made in the data folder if not given." placeholder:"HEX"`
+	DatabaseURL string `help:"PostgreSQL database to keep everything in, such as postgres://user:password@host/database. Any number of servers may share one. It holds a password: give it as the variable HYPHA_DATABASE_URL." placeholder:"URL"`
+	NodeName    string `help:"Name of this server among those that share a database. Default: the machine's." placeholder:"NAME"`
+
+	SecretKey string `help:"Key that seals secrets at rest, 64 hexadecimal digits. Made in the data folder if not given; needed with --database-url, and the same for all servers." placeholder:"HEX"`
 
 	AllowEgress []string `help:"Networks that webhooks may reach although they are not public, such as 127.0.0.0/8 on a laptop." placeholder:"CIDR"`
 	DenyEgress  []string `help:"Networks that webhooks may never reach. Stronger than --allow-egress." placeholder:"CIDR"`
@@ -83,6 +86,8 @@ func (s *settings) check() (c checked, err error) {
 	if s.SecretKey != "" {
 		c.secretKey, err = seal.ParseKey(s.SecretKey)
 		note("secret-key", err)
+	} else if s.DatabaseURL != "" {
+		note("secret-key", errors.New("is needed with --database-url, and the same for every server that shares the database; the first time, make one: openssl rand -hex 32"))
 	}
 	atLeast := func(setting string, value, lowest int64) {
 		if value < lowest {

@@ -118,3 +118,76 @@ func (c *stateCollector) Collect(out chan<- prometheus.Metric) {
 	c.opened.Collect(out)
 	c.closed.Collect(out)
 }
+
+// NodeState is what a server is about that shares its store with others.
+type NodeState struct {
+	// Node is its incarnation: another one after each start.
+	Node int64
+	// Peers are the other nodes.
+	Peers int
+	// BeatAge is how old the last beat is that the store confirmed; negative if
+	// there is none. MaySend says whether that is young enough to send.
+	BeatAge time.Duration
+	MaySend bool
+	// Takeovers is how many nodes this one took over, Fences how often others
+	// took it over.
+	Takeovers, Fences int64
+	// ClockOffset is how far the store's clock is ahead of this machine's.
+	ClockOffset time.Duration
+}
+
+// WatchNode adds the state of a node. It is read once for each time that the metrics
+// are.
+func (m *Metrics) WatchNode(read func() NodeState) { m.registry.MustRegister(newNodeCollector(read)) }
+
+// nodeCollector shows a NodeState: of one moment, so that the numbers agree.
+type nodeCollector struct {
+	read  func() NodeState
+	parts []nodePart
+}
+
+type nodePart struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	of   func(*NodeState) float64
+}
+
+func newNodeCollector(read func() NodeState) *nodeCollector {
+	c := &nodeCollector{read: read}
+	add := func(kind prometheus.ValueType, name, help string, of func(*NodeState) float64) {
+		c.parts = append(c.parts, nodePart{prometheus.NewDesc(name, help, nil, nil), kind, of})
+	}
+	add(prometheus.GaugeValue, "hypha_node", "The number of this node: another one after each start.", func(s *NodeState) float64 { return float64(s.Node) })
+	add(prometheus.GaugeValue, "hypha_node_peers", "Other nodes on the same database.", func(s *NodeState) float64 { return float64(s.Peers) })
+	add(prometheus.GaugeValue, "hypha_node_beat_age_seconds", "How long ago the last beat was sent that the database confirmed; -1 if there is none.", func(s *NodeState) float64 {
+		if s.BeatAge < 0 {
+			return -1
+		}
+		return s.BeatAge.Seconds()
+	})
+	add(prometheus.GaugeValue, "hypha_node_may_send", "1 while attempts may start, 0 while the database has not confirmed a beat lately.", func(s *NodeState) float64 {
+		if s.MaySend {
+			return 1
+		}
+		return 0
+	})
+	add(prometheus.GaugeValue, "hypha_node_clock_offset_seconds", "How far the database's clock is ahead of this machine's.", func(s *NodeState) float64 { return s.ClockOffset.Seconds() })
+	add(prometheus.CounterValue, "hypha_node_takeovers_total", "Nodes that were silent for too long and that this one took over.", func(s *NodeState) float64 { return float64(s.Takeovers) })
+	add(prometheus.CounterValue, "hypha_node_fences_total", "How often other nodes took this one over while it ran.", func(s *NodeState) float64 { return float64(s.Fences) })
+	return c
+}
+
+// Describe implements prometheus.Collector.
+func (c *nodeCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, p := range c.parts {
+		out <- p.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *nodeCollector) Collect(out chan<- prometheus.Metric) {
+	s := c.read()
+	for _, p := range c.parts {
+		out <- prometheus.MustNewConstMetric(p.desc, p.kind, p.of(&s))
+	}
+}
