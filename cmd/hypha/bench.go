@@ -8,7 +8,7 @@ import (
 
 // benchCommand measures a server: one that it starts, or one that runs.
 type benchCommand struct {
-	Scenario string `help:"Loads to run, with commas between them: default, latency, fanout10, fanout100, payload8k, payload200k, batch, or all of these; isolation-hanging, isolation-failing, isolation-429, isolation-drip, isolation-tenant; backlog; history; overload." default:"default" placeholder:"NAMES"`
+	Scenario string `help:"Loads to run, with commas between them: default, latency, fanout10, fanout100, payload8k, payload200k, batch, or all of these; slow50 (a receiver that takes 50 ms); isolation-hanging, isolation-failing, isolation-429, isolation-drip, isolation-tenant; backlog; history; overload." default:"default" placeholder:"NAMES"`
 	Against  string `help:"Give the same load to something else and compare: relay, a bare forwarder with a synced log." placeholder:"NAME"`
 	Pairs    int    `help:"How often to run; more than once reports medians. Default: 9 with --against, else the scenario's." placeholder:"N"`
 
@@ -24,9 +24,12 @@ type benchCommand struct {
 	Backlog    uint64        `help:"Deliveries that pile up in the scenario backlog. Default: 1000000." placeholder:"N"`
 	History    uint64        `help:"Deliveries in the store of the scenario history. Default: 10000000." placeholder:"N"`
 	Webhooks   int           `help:"Webhooks that they are spread over. Default: 10000." placeholder:"N"`
-	KeepData   string        `help:"Folder that keeps the store of the scenario history, for the next time." placeholder:"DIR"`
+	KeepData   string        `help:"Folder that keeps the store of the scenario history, for the next time; with --database-url, the name of a database." placeholder:"DIR"`
 	Duration   time.Duration `help:"How long to measure. Default: the scenario's, mostly 10s." placeholder:"DURATION"`
 	Warmup     time.Duration `help:"How long to publish before; negative: not at all. Default: the scenario's, mostly 2s." placeholder:"DURATION"`
+
+	DatabaseURL string `help:"PostgreSQL server to measure on, such as postgres://user:password@host/postgres. Each run has a database of its own there, whose name begins with hypha_bench_, and drops it: the role must be allowed to make some. It holds a password: give it as the variable HYPHA_DATABASE_URL." placeholder:"URL"`
+	Nodes       int    `help:"Servers that share the database; what is published is spread over them." default:"1" placeholder:"N"`
 
 	ServerArg []string `help:"Argument for the server that is started, such as --server-arg=--slots=64. May be repeated." placeholder:"ARG" sep:"none"`
 	Target    string   `help:"Server to measure that runs already, such as http://127.0.0.1:8080." placeholder:"URL"`
@@ -40,6 +43,7 @@ type benchCommand struct {
 // Run measures and prints.
 func (c *benchCommand) Run(p *process) error {
 	return bench.Run(p.ctx, bench.Options{
+		DatabaseURL: c.DatabaseURL, Nodes: c.Nodes,
 		Target: c.Target, APIKey: c.APIKey, TargetPID: c.TargetPID, ServeArgs: c.ServerArg,
 		Scenario: c.Scenario, Against: c.Against, Pairs: c.Pairs,
 		Publishers: c.Publishers, Rate: c.Rate, Fanout: c.Fanout, Spread: c.Spread, PayloadBytes: c.Payload, Batch: c.Batch,

@@ -16,16 +16,23 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/ingest"
+	"github.com/plinqx/hypha/internal/obs"
 	"github.com/plinqx/hypha/internal/registry"
+	"github.com/plinqx/hypha/internal/seal"
 	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/internal/store/postgres"
 	"github.com/plinqx/hypha/internal/store/sqlite"
 )
 
-// benchSeedCommand fills a data folder with a history that nobody has waited
-// for: events of the past weeks, and deliveries of them that have ended. It goes
-// past HTTP and the lanes, into the store, as the committer does.
+// benchSeedCommand fills a data folder, or a database, with a history that nobody
+// has waited for: events of the past weeks, and deliveries of them that have ended.
+// It goes past HTTP and the lanes, into the store, as the committer does. A database
+// is given its rows as a copy of another store is.
 type benchSeedCommand struct {
-	Data       string        `required:""`
+	Data        string
+	DatabaseURL string
+	SecretKey   string
+
 	Deliveries int           `default:"10000000"`
 	Webhooks   int           `default:"10000"`
 	Fanout     int           `default:"10"`
@@ -45,18 +52,17 @@ type benchSeeded struct {
 	Until      time.Time `json:"until"`
 }
 
-// Run fills the folder, which must not hold a store yet. The API key of its
-// tenant is HYPHA_BOOTSTRAP_API_KEY.
+// Run fills the folder or the database, which must not hold a store yet. The API
+// key of its tenant is HYPHA_BOOTSTRAP_API_KEY.
 func (c *benchSeedCommand) Run(p *process) (err error) {
 	if c.Deliveries < 1 || c.Webhooks < 1 || c.Fanout < 1 || c.Fanout > c.Webhooks || c.Payload < 2 || c.Age <= 0 {
 		return errors.New("bench-seed: deliveries, webhooks, fanout, payload and age must be positive, and the fanout not more than the webhooks")
 	}
-	st, err := sqlite.Open(p.ctx, sqlite.Options{Dir: c.Data})
-	if err != nil {
+	s := &seeder{benchSeedCommand: c, chance: mathrand.New(mathrand.NewPCG(1, 2))}
+	if err := s.open(p.ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	s := &seeder{benchSeedCommand: c, store: st, chance: mathrand.New(mathrand.NewPCG(1, 2))}
+	defer func() { err = errors.Join(err, s.store.Close()) }()
 	if err := s.tenant(p); err != nil {
 		return err
 	}
@@ -70,7 +76,8 @@ func (c *benchSeedCommand) Run(p *process) (err error) {
 	return json.NewEncoder(p.stdout).Encode(made)
 }
 
-// seedBatch is how many deliveries one transaction writes. seedBurst is how many
+// seedBatch is how many deliveries one transaction of an embedded store writes.
+// seedBurst is how many
 // events come one after another for the same webhooks, as when something of theirs
 // is busy: one by one, every delivery would have a minute's counter of its own, and
 // filling the store would take five times as long.
@@ -82,18 +89,54 @@ const (
 // seeder is one filling.
 type seeder struct {
 	*benchSeedCommand
-	store   *sqlite.Store
+	store   store.Store
+	sink    seedSink
+	key     []byte // that seals secrets; nil takes the one in the folder
 	catalog *catalog.Catalog
 	owner   id.Tenant
+	version int64 // of its configuration
 	hooks   []id.Webhook
 	chance  *mathrand.Rand
 	counter uint16 // of ids within a millisecond
 	last    int64  // the millisecond
 }
 
+// seedSink is what writes the history: what all gives to add.
+type seedSink interface {
+	write(ctx context.Context, all func(add seedAdd) error) error
+}
+
+// seedAdd takes an event and what its deliveries came to. It may be written later.
+type seedAdd func(e store.NewEvent, outcomes []*store.Outcome) error
+
+// open opens the store.
+func (s *seeder) open(ctx context.Context) error {
+	switch {
+	case (s.Data == "") == (s.DatabaseURL == ""):
+		return errors.New("bench-seed: name a folder or a database")
+	case s.DatabaseURL == "":
+		st, err := sqlite.Open(ctx, sqlite.Options{Dir: s.Data})
+		if err != nil {
+			return err
+		}
+		s.store, s.sink = st, &seedCommits{s: s}
+		return nil
+	}
+	var err error
+	if s.key, err = seal.ParseKey(s.SecretKey); err != nil {
+		return fmt.Errorf("bench-seed: the secret key: %w", err)
+	}
+	st, err := postgres.Open(ctx, postgres.Options{URL: s.DatabaseURL, Node: "bench-seed", Version: obs.Version()})
+	if err != nil {
+		return err
+	}
+	s.store, s.sink = st, newSeedCopy(s, st)
+	return nil
+}
+
 // tenant makes what the first start of a server makes.
 func (s *seeder) tenant(p *process) error {
-	box, err := openBox(nil, s.Data)
+	box, err := openBox(s.key, s.Data)
 	if err != nil {
 		return err
 	}
@@ -107,7 +150,11 @@ func (s *seeder) tenant(p *process) error {
 		return err
 	}
 	if made == nil {
-		return fmt.Errorf("bench-seed: there is a store in %s already; name another folder", s.Data)
+		where := "the database"
+		if s.Data != "" {
+			where = s.Data
+		}
+		return fmt.Errorf("bench-seed: there is a store in %s already; name another one", where)
 	}
 	s.owner = made.Tenant.ID
 	return nil
@@ -152,50 +199,75 @@ func (s *seeder) history(ctx context.Context) (*benchSeeded, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.version = config.Version
 	until := time.Now().UTC().Truncate(time.Millisecond)
 	made := &benchSeeded{Webhooks: s.Webhooks, Payload: s.Payload, From: until.Add(-s.Age), Until: until}
-	accept := &store.Accept{Tenant: s.owner, ConfigVersion: config.Version}
-	batch := &store.Batch{Accepts: []*store.Accept{accept}}
-	write := func() error {
-		if err := s.store.Apply(ctx, batch); err != nil {
-			return err
-		}
-		if accept.Err != nil {
-			return accept.Err
-		}
-		for _, o := range batch.Outcomes {
-			if !o.Matched {
-				return fmt.Errorf("bench-seed: the outcome of delivery %s came to nothing", o.Delivery)
-			}
-		}
-		accept.Events, batch.Outcomes = accept.Events[:0], batch.Outcomes[:0]
-		return nil
-	}
+	return made, s.sink.write(ctx, func(add seedAdd) error { return s.generate(made, add) })
+}
+
+// generate makes the history.
+func (s *seeder) generate(made *benchSeeded, add seedAdd) error {
 	for made.Deliveries < s.Deliveries {
 		at := made.From.Add(time.Duration(float64(s.Age) * float64(made.Deliveries) / float64(s.Deliveries))).Truncate(time.Millisecond)
 		e, err := s.event(made.Events/seedBurst%s.groups(), at)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		// The last event has what is left.
 		e.Deliveries = e.Deliveries[:min(len(e.Deliveries), s.Deliveries-made.Deliveries)]
+		outcomes := make([]*store.Outcome, len(e.Deliveries))
 		for i := range e.Deliveries {
-			o := s.outcome(&e.Deliveries[i], at)
-			if o.Change == hook.Exhausted {
+			outcomes[i] = s.outcome(&e.Deliveries[i], at)
+			if outcomes[i].Change == hook.Exhausted {
 				made.Failed++
 			}
-			batch.Outcomes = append(batch.Outcomes, o)
 		}
-		accept.Events = append(accept.Events, e)
+		if err := add(e, outcomes); err != nil {
+			return err
+		}
 		made.Events++
 		made.Deliveries += len(e.Deliveries)
-		if len(batch.Outcomes) >= seedBatch {
-			if err := write(); err != nil {
-				return nil, err
-			}
+	}
+	return nil
+}
+
+// seedCommits writes as the committer does.
+type seedCommits struct {
+	s        *seeder
+	accept   store.Accept
+	outcomes []*store.Outcome
+}
+
+// write implements seedSink.
+func (c *seedCommits) write(ctx context.Context, all func(add seedAdd) error) error {
+	err := all(func(e store.NewEvent, outcomes []*store.Outcome) error {
+		c.accept.Events = append(c.accept.Events, e)
+		if c.outcomes = append(c.outcomes, outcomes...); len(c.outcomes) >= seedBatch {
+			return c.commit(ctx)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.commit(ctx)
+}
+
+func (c *seedCommits) commit(ctx context.Context) error {
+	c.accept.Tenant, c.accept.ConfigVersion = c.s.owner, c.s.version
+	if err := c.s.store.Apply(ctx, &store.Batch{Accepts: []*store.Accept{&c.accept}, Outcomes: c.outcomes}); err != nil {
+		return err
+	}
+	if c.accept.Err != nil {
+		return c.accept.Err
+	}
+	for _, o := range c.outcomes {
+		if !o.Matched {
+			return fmt.Errorf("bench-seed: the outcome of delivery %s came to nothing", o.Delivery)
 		}
 	}
-	return made, write()
+	c.accept.Events, c.outcomes = c.accept.Events[:0], c.outcomes[:0]
+	return nil
 }
 
 // event is an event for a group of webhooks. The last group may be smaller.

@@ -125,7 +125,7 @@ func (b *backlog) pileUp(ctx context.Context, run uint32) error {
 	events := wireEvents{run: run, eventType: backlogType, batch: int(min(backlogBatch, b.sc.Backlog)), payloadBytes: b.sc.PayloadBytes}
 	l := load{
 		publishers: 1, batch: events.batch, duration: untilPiledUp, limit: b.sc.Backlog,
-		connect: func() publisher { return newWirePublisher(b.s.base, b.s.key, events) },
+		connect: b.s.publishers(events),
 	}
 	var err error
 	if b.published, err = l.drive(ctx); err != nil {
@@ -188,7 +188,7 @@ func (b *backlog) drain(ctx context.Context, run uint32, normal *Result) error {
 			return err
 		}
 	}
-	m, err := startMeter(b.s, b.receiver)
+	m, err := startMeter(ctx, b.s, b.receiver)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (b *backlog) drain(ctx context.Context, run uint32, normal *Result) error {
 	if err != nil {
 		return err
 	}
-	t, err := m.taken()
+	t, err := m.taken(ctx)
 	if err != nil {
 		return err
 	}
@@ -211,6 +211,9 @@ func (b *backlog) drain(ctx context.Context, run uint32, normal *Result) error {
 	b.sr.figure("drainPerSecond", "drained at, deliveries/s", rate)
 	b.sr.figure("drainRatio", "  of the usual", rate/normal.DeliveredPerSecond)
 	b.sr.figure("drainCpuSecondsPer1000", "  server CPU, s per 1000", t.server.Seconds()/float64(max(g.Unique, 1))*1000)
+	if t.database.cpu > 0 {
+		b.sr.figure("drainDatabaseCpuSecondsPer1000", "  database CPU, s per 1000", t.database.cpu.Seconds()/float64(max(g.Unique, 1))*1000)
+	}
 	b.sr.figure("drainHarnessCpuSeconds", "  harness CPU, s", t.harness.Seconds())
 	b.sr.figure("drainOtherCpuSeconds", "  other CPU, s", t.others.Seconds())
 	b.sr.figure("displacement", "largest displacement", float64(g.Displacement))

@@ -45,6 +45,17 @@ type Options struct {
 	// what should differ from the defaults is said here. Default: none.
 	ServeArgs []string
 
+	// DatabaseURL is a PostgreSQL server and a database on it to connect to: each
+	// run makes a database of its own there, starts its servers on that, and drops
+	// it at the end. The role must be allowed to create databases. It may hold a
+	// password, which goes into no report. Default: servers use embedded stores.
+	DatabaseURL string
+
+	// Nodes is how many servers share the database. Publishers are spread over
+	// them, and all else is asked of the first one. Needs a DatabaseURL if it is
+	// more than one. Default: 1.
+	Nodes int
+
 	// Target is the base URL of a running server to load instead of starting
 	// one, such as http://127.0.0.1:8080. That server must be allowed to reach
 	// the receiver (--allow-egress). Default: a server is started.
@@ -113,7 +124,8 @@ type Options struct {
 
 	// KeepData is a folder that keeps the store of the scenario "history", which
 	// takes long to make: if it holds one of the wanted size, a copy of that is
-	// used. Default: the store is made anew and removed.
+	// used. With a DatabaseURL it is the name of a database. Default: the store is
+	// made anew and removed.
 	KeepData string
 
 	// Duration is how long events are published and measured. Default: the
@@ -153,6 +165,9 @@ type Options struct {
 	// on the disk that is to be measured: a sync costs nothing on tmpfs.
 	// Default: the system's folder for temporary files.
 	TempDir string
+
+	// databases stands for the server of DatabaseURL in tests.
+	databases databaseServer
 }
 
 // Run loads a server as o says, writes a readable table to out and, if o names
@@ -166,9 +181,17 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 	if len(bad) > 0 {
 		return errors.Join(bad...)
 	}
-	r := &runner{opts: o, out: out}
+	r := &runner{opts: o, out: out, databases: o.databases}
 	report := Report{StartedAt: time.Now().UTC(), Machine: describeMachine(o.TempDir)}
 	printMachine(out, report.Machine)
+	if r.databases != nil {
+		var err error
+		if report.Database, err = r.databases.describe(ctx); err != nil {
+			return err
+		}
+		report.Database.Nodes = o.Nodes
+		printDatabase(out, report.Database)
+	}
 
 	var failures []error
 	for _, sc := range scenarios {

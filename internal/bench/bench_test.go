@@ -110,6 +110,12 @@ func TestLoads(t *testing.T) {
 				t.Errorf("a webhook beside the %d got %d events, want all %d", 3, r.Bystanders["hang"], r.Accepted)
 			}
 		}},
+		{name: "answered late", fanout: 2, change: func(o *Options) { o.Scenario, o.Fanout, o.Rate, o.Warmup = "slow50", 2, 100, -1 }, also: func(t *testing.T, r Result) {
+			// An arrival is timed when it comes, not when it is answered.
+			if r.Accepted != 30 || r.LatencyMs.P50 >= 50 {
+				t.Errorf("%d events, of which half arrived within %v ms", r.Accepted, r.LatencyMs.P50)
+			}
+		}},
 		{name: "no warm-up", fanout: 1, change: func(o *Options) { o.Warmup = -1 }},
 		{name: "bad neighbours", fanout: 1, change: func(o *Options) {
 			// The fake server has 32 senders and no timeouts to speak of: 10
@@ -194,20 +200,20 @@ func TestTarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := r.startServer(serverOptions{data: t.TempDir(), key: key})
+	n, err := r.startNode(serverOptions{data: t.TempDir(), key: key}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.ready(t.Context(), 10*time.Second); err != nil {
+	if err := n.ready(t.Context(), 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	o.Target, o.APIKey, o.TargetPID = s.base.String(), key, s.pid
+	o.Target, o.APIKey, o.TargetPID = n.base.String(), key, n.pid
 	report, out, err := bench(t, t.Context(), o)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	consistent(t, report.Scenarios[0].Runs[0], 1)
-	if err := s.process.stop(10 * time.Second); err != nil {
+	if err := n.process.stop(10 * time.Second); err != nil {
 		t.Errorf("the target must still run: %v", err)
 	}
 }
@@ -243,6 +249,12 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"batches of what has none", Options{Scenario: "overload", Batch: 2}, []string{"scenario overload knows neither batches"}},
 		{"more ill than there are", Options{Scenario: "isolation-429", Fanout: 10}, []string{"fanout is 10: it must be 11 to 4096"}},
 		{"fan-out of what has none", Options{Scenario: "history", Fanout: 2}, []string{"scenario history has one webhook"}},
+		{"nodes without a database", Options{Nodes: 2}, []string{"2 nodes need a database that they share"}},
+		{"too many nodes", Options{Nodes: 65, Publishers: 70}, []string{"the number of nodes is 65: it must be 1 to 64"}},
+		{"a node for nobody", Options{Nodes: 3, Publishers: 2, databases: &fakeDatabases{}}, []string{"publishers is 2: there must be one for each of 3 nodes"}},
+		{"a database beside a target", Options{Target: "http://127.0.0.1:1", APIKey: "k", databases: &fakeDatabases{}}, []string{"with a target no server is started"}},
+		{"a database that can't be called so", Options{KeepData: "./kept", databases: &fakeDatabases{}}, []string{`"./kept", which is not the name of a database`}},
+		{"no address of a database", Options{DatabaseURL: "postgres://u:geheim@h:x/"}, []string{"the database's URL can't be read"}},
 		{"host that is no address", Options{ReceiverHost: "localhost"}, []string{`"localhost" is not an IP address`}},
 		{"negative bystanders", Options{Slow: -1, Fanout: 2}, []string{"it must be 0 to 4096"}},
 	}
@@ -251,6 +263,9 @@ func TestOptionsAreChecked(t *testing.T) {
 			err := Run(t.Context(), tt.o, &strings.Builder{})
 			if err == nil {
 				t.Fatal("no error")
+			}
+			if strings.Contains(err.Error(), "geheim") {
+				t.Errorf("a password is in:\n%v", err)
 			}
 			for _, want := range tt.errs {
 				if strings.Count(err.Error(), want) != 1 {
@@ -356,15 +371,15 @@ func TestSummaryTakesMediansAndSums(t *testing.T) {
 }
 
 func TestParseProc(t *testing.T) {
-	stat := "4242 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0 9 0 100 0 0"
-	if got, err := parseStat(stat); err != nil || got != 1750*ms {
-		t.Errorf("CPU time %v (%v), want 1.75s", got, err)
+	stat := "4242 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 150 25 30 40 20 0 9 0 100 0 0"
+	if got, err := parseStat(stat); err != nil || got != (processStat{parent: 1, own: 1750 * ms, reaped: 700 * ms}) {
+		t.Errorf("%+v (%v), want 1.75s, 0.7s of the dead, and 1 as the parent", got, err)
 	}
 	status := "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\nThreads:\t5\n"
 	if got, err := parseStatus(status); err != nil || got != (Memory{ResidentBytes: 1 << 20, PeakBytes: 2 << 20}) {
 		t.Errorf("memory %+v (%v), want 1 MiB, peak 2 MiB", got, err)
 	}
-	for _, broken := range []string{"", "1 (a) S 1 2", "1 (a) S 1 2 3 4 5 6 7 8 9 10 x y 0"} {
+	for _, broken := range []string{"", "1 (a) S 1 2", "1 (a) S 1 2 3 4 5 6 7 8 9 10 x y 0 0", "1 (a) S x 2 3 4 5 6 7 8 9 10 1 1 0 0"} {
 		if got, err := parseStat(broken); err == nil {
 			t.Errorf("%q has CPU time %v, want an error", broken, got)
 		}
@@ -390,11 +405,21 @@ func TestParseIdle(t *testing.T) {
 // What else runs is what neither waits nor is ours.
 func TestMeterTellsOthersFromOurs(t *testing.T) {
 	now := time.Unix(1700000000, 0)
-	from := reading{at: now, server: usage{cpu: time.Second}, harness: time.Second, idle: 10 * time.Second, processors: 2}
-	to := reading{at: now.Add(10 * time.Second), server: usage{cpu: 5 * time.Second}, harness: 2 * time.Second, idle: 22 * time.Second, processors: 2}
-	// 20 s of processors, of which 12 were idle, 4 the server's and 1 ours.
-	if got := to.since(from); got.server != 4*time.Second || got.harness != time.Second || got.others != 3*time.Second {
-		t.Errorf("taken %+v, want 4s, 1s, 3s", got)
+	from := reading{
+		at: now, server: usage{cpu: time.Second}, harness: time.Second, idle: 10 * time.Second, processors: 2,
+		database: databaseUsage{cpu: 7 * time.Second, commits: 5, wal: 100},
+	}
+	to := reading{
+		at: now.Add(10 * time.Second), server: usage{cpu: 5 * time.Second}, harness: 2 * time.Second, idle: 22 * time.Second, processors: 2,
+		database: databaseUsage{cpu: 9 * time.Second, commits: 8, wal: 1000},
+	}
+	// 20 s of processors, of which 12 were idle, 4 the server's, 2 the database's and 1 ours.
+	got := to.since(from)
+	if got.server != 4*time.Second || got.harness != time.Second || got.others != time.Second {
+		t.Errorf("taken %+v, want 4s, 1s, 1s", got)
+	}
+	if want := (databaseUsage{cpu: 2 * time.Second, commits: 3, wal: 900}); got.database != want {
+		t.Errorf("the database has done %+v, want %+v", got.database, want)
 	}
 }
 

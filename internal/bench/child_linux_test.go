@@ -48,6 +48,24 @@ func TestChildrenEndWithAHarnessThatIsKilled(t *testing.T) {
 	}
 }
 
+// What several processes take is added up.
+func TestUsageIsThatOfAllNodes(t *testing.T) {
+	t.Parallel()
+	self := os.Getpid()
+	one, err := readUsage(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &subject{nodes: []node{{pid: self}, {pid: self}, {}}}
+	if got, err := s.usage(); err != nil || got.cpu < 2*one.cpu || got.memory.PeakBytes < 2*one.memory.PeakBytes {
+		t.Errorf("%+v (%v), want twice %+v at least", got, err, one)
+	}
+	// Nobody's child, and not of that database.
+	if pid := postmasterOf(self, "hypha_bench_0123456789abcdef"); pid != 0 {
+		t.Errorf("the server of a session that is none is process %d", pid)
+	}
+}
+
 // childrenOf lists the processes that the given one has started.
 func childrenOf(t *testing.T, parent int) []string {
 	stats, err := filepath.Glob("/proc/[0-9]*/status")

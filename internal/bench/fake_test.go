@@ -3,16 +3,19 @@ package bench
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,9 +37,13 @@ import (
 //
 // A delivery that is answered 503 waits until its webhook is enabled again, and
 // so do all after it.
+//
+// With a database, which is a folder, the first node keeps the webhooks there, and
+// the others look for them with each event.
 type fake struct {
 	fault    string
 	data     string
+	node     string            // "" without a database
 	keys     map[string]string // tenants by their keys
 	operator string
 	prunes   bool
@@ -72,6 +79,10 @@ func (h *fakeHook) wants(eventType string) bool {
 const (
 	fakeTenant = "ten_first"
 	stateFile  = "state.json"
+
+	// fakeScheme begins the URL of a database, a folder.
+	fakeScheme = "fake:"
+	keyFile    = "key"
 )
 
 // fakeServer is the child process `serve`.
@@ -82,6 +93,7 @@ func fakeServer(ctx context.Context, args []string) error {
 	egress := flags.String("allow-egress", "", "")
 	fault := flags.String("fault", "", "")
 	age := flags.Duration("history-age", 0, "")
+	node := flags.String("node-name", "", "")
 	for _, name := range []string{"max-queued", "retry-schedule", "history-size"} {
 		flags.String(name, "", "")
 	}
@@ -92,22 +104,32 @@ func fakeServer(ctx context.Context, args []string) error {
 	if *data == "" || len(key) != len("hypha_")+43 || *egress != "127.0.0.0/8" {
 		return fmt.Errorf("serve: data %q, key %q, egress %q", *data, key, *egress)
 	}
-	if v := os.Getenv("HYPHA_DATABASE_URL"); v != "" {
-		return errors.New("serve: a setting of another server leaked in")
+	if url := os.Getenv("HYPHA_DATABASE_URL"); url != "" {
+		dir, ours := strings.CutPrefix(url, fakeScheme)
+		if !ours {
+			return errors.New("serve: a setting of another server leaked in")
+		}
+		if *node == "" {
+			return errors.New("serve: a node has no name")
+		}
+		if err := checkFakeKey(dir); err != nil {
+			return err
+		}
+		*data = dir
+	} else if *node != "" {
+		return fmt.Errorf("serve: %q is a node of nothing", *node)
 	}
 	if err := os.MkdirAll(*data, 0o700); err != nil {
 		return err
 	}
 	f := &fake{
-		fault: *fault, data: *data, keys: map[string]string{key: fakeTenant}, operator: os.Getenv("HYPHA_BOOTSTRAP_OPERATOR_KEY"),
+		fault: *fault, data: *data, node: *node, keys: map[string]string{key: fakeTenant}, operator: os.Getenv("HYPHA_BOOTSTRAP_OPERATOR_KEY"),
 		prunes: *age > 0 && *age < seedAge,
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 5 * time.Second},
 		queue:  make(chan func(), 1<<16),
 	}
-	if text, err := os.ReadFile(filepath.Join(*data, stateFile)); err == nil {
-		if err := json.Unmarshal(text, &f.state); err != nil {
-			return err
-		}
+	if err := f.load(); err != nil {
+		return err
 	}
 	ln, err := net.Listen("tcp", *listen)
 	if err != nil {
@@ -142,8 +164,54 @@ func (f *fake) serve(ctx context.Context, ln net.Listener) error {
 			h.Waiting = nil
 		}
 	}
-	text, encodeErr := json.Marshal(f.state)
-	return errors.Join(err, encodeErr, os.WriteFile(filepath.Join(f.data, stateFile), text, 0o600))
+	if f.node != "" {
+		// How often a node was asked to publish is for the tests.
+		err = errors.Join(err, os.WriteFile(filepath.Join(f.data, f.node+".calls"), []byte(strconv.Itoa(f.calls)), 0o600))
+	}
+	return errors.Join(err, f.save())
+}
+
+// first says whether the webhooks are this node's to keep.
+func (f *fake) first() bool { return f.node == "" || f.node == nodeName(1) }
+
+func (f *fake) load() error {
+	text, err := os.ReadFile(filepath.Join(f.data, stateFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return json.Unmarshal(text, &f.state)
+}
+
+func (f *fake) save() error {
+	if !f.first() {
+		return nil
+	}
+	text, err := json.Marshal(f.state)
+	if err != nil {
+		return err
+	}
+	// Others may be reading it.
+	path := filepath.Join(f.data, stateFile)
+	return errors.Join(os.WriteFile(path+".new", text, 0o600), os.Rename(path+".new", path))
+}
+
+// checkFakeKey keeps a new database's key, and compares that of one that is there.
+func checkFakeKey(dir string) error {
+	key := os.Getenv("HYPHA_SECRET_KEY")
+	if b, err := hex.DecodeString(key); err != nil || len(b) != 32 {
+		return fmt.Errorf("the secret key is %q", key)
+	}
+	known, err := os.ReadFile(filepath.Join(dir, keyFile))
+	if err != nil {
+		return os.WriteFile(filepath.Join(dir, keyFile), []byte(key), 0o600)
+	}
+	if string(known) != key {
+		return errors.New("the database is sealed with another key")
+	}
+	return nil
 }
 
 func (f *fake) handler() http.Handler {
@@ -214,6 +282,10 @@ func (f *fake) createWebhook(w http.ResponseWriter, r *http.Request) {
 	defer f.mu.Unlock()
 	h.ID = fmt.Sprintf("wh_%d", len(f.state.Hooks)+1)
 	f.state.Hooks = append(f.state.Hooks, h)
+	if err := f.save(); err != nil {
+		fakeAnswer(w, http.StatusInternalServerError, map[string]string{"error": err.Error()})
+		return
+	}
 	fakeAnswer(w, http.StatusCreated, map[string]string{"id": h.ID, "secret": "whsec_"})
 }
 
@@ -278,6 +350,12 @@ func (f *fake) publish(w http.ResponseWriter, r *http.Request) {
 	tenant := f.tenantOf(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.first() {
+		if err := f.load(); err != nil {
+			fakeAnswer(w, http.StatusInternalServerError, map[string]string{"error": err.Error()})
+			return
+		}
+	}
 	for _, e := range body.Events {
 		if err := f.accept(tenant, e.Type, e.Data); err != nil {
 			fakeAnswer(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
@@ -367,6 +445,15 @@ func fakeSeed(args []string) error {
 	flags.String("fanout", "", "")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if dir, ok := strings.CutPrefix(os.Getenv("HYPHA_DATABASE_URL"), fakeScheme); ok {
+		if *data != "" {
+			return errors.New("bench-seed: a folder and a database")
+		}
+		if err := checkFakeKey(dir); err != nil {
+			return err
+		}
+		*data = dir
 	}
 	if err := os.MkdirAll(*data, 0o700); err != nil {
 		return err

@@ -36,6 +36,10 @@ const (
 	// seedData the data folder in it.
 	seedManifest = "seed.json"
 	seedData     = "data"
+
+	// databaseSpan is what a server with a database deletes of the history at once:
+	// whole days, by UTC.
+	databaseSpan = 24 * time.Hour
 )
 
 // history shows what a long history costs: publishing to a store that has one
@@ -56,14 +60,18 @@ type history struct {
 	r      *runner
 	sc     Scenario
 	sr     *ScenarioReport
-	dir    string // the data folder that is worked with
 	seeded seeded
+
+	// What is worked with: a data folder or a database.
+	dir      string
+	database *database
 }
 
 // seeded is what a store was filled with: the answer of `hypha bench-seed`, and
-// the file that is kept beside the store.
+// what is kept beside the store.
 type seeded struct {
-	Key        string    `json:"key,omitempty"` // the API key
+	Key        string    `json:"key,omitempty"`       // the API key
+	SecretKey  string    `json:"secretKey,omitempty"` // of a database
 	Events     uint64    `json:"events"`
 	Deliveries uint64    `json:"deliveries"`
 	Failed     uint64    `json:"failed"`
@@ -80,6 +88,11 @@ func (h *history) around(ctx context.Context, sr *ScenarioReport, pairs func() e
 		return fmt.Errorf("making a temporary data folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	defer func() {
+		if h.database != nil {
+			err = errors.Join(err, h.database.drop(ctx))
+		}
+	}()
 	if err := h.prepare(ctx, work); err != nil {
 		return fmt.Errorf("making the history: %w", err)
 	}
@@ -103,39 +116,13 @@ func (h *history) around(ctx context.Context, sr *ScenarioReport, pairs func() e
 // prepare makes the store, or takes a copy of one that was kept: what is done to
 // it here must not be there the next time.
 func (h *history) prepare(ctx context.Context, work string) error {
-	h.dir = filepath.Join(work, seedData)
-	kept := h.r.opts.KeepData
-	if kept == "" {
-		if err := h.seed(ctx, work); err != nil {
-			return err
-		}
+	var size int64
+	var err error
+	if h.r.databases != nil {
+		size, err = h.prepareDatabase(ctx)
 	} else {
-		text, err := os.ReadFile(filepath.Join(kept, seedManifest))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			if err := os.MkdirAll(kept, 0o700); err != nil {
-				return err
-			}
-			if err := h.seed(ctx, kept); err != nil {
-				return err
-			}
-			_, _ = fmt.Fprintf(h.r.out, "The store is kept in %s.\n", kept)
-		case err != nil:
-			return err
-		default:
-			if err := json.Unmarshal(text, &h.seeded); err != nil {
-				return fmt.Errorf("reading %s: %w", filepath.Join(kept, seedManifest), err)
-			}
-			if h.seeded.Deliveries != h.sc.History || h.seeded.Webhooks != h.sc.Webhooks || h.seeded.Payload != h.sc.PayloadBytes {
-				return fmt.Errorf("%s holds %d deliveries of %d webhooks with %d bytes of data, not %d of %d with %d: ask for those, or name another folder",
-					kept, h.seeded.Deliveries, h.seeded.Webhooks, h.seeded.Payload, h.sc.History, h.sc.Webhooks, h.sc.PayloadBytes)
-			}
-		}
-		if err := copyFolder(filepath.Join(kept, seedData), h.dir); err != nil {
-			return fmt.Errorf("copying the kept store: %w", err)
-		}
+		size, err = h.prepareFolder(ctx, work)
 	}
-	size, err := folderSize(h.dir)
 	if err != nil {
 		return err
 	}
@@ -146,19 +133,143 @@ func (h *history) prepare(ctx context.Context, work string) error {
 	return nil
 }
 
-// seed fills a store in dir and writes down what is in it.
-func (h *history) seed(ctx context.Context, dir string) error {
+// prepareFolder is prepare for an embedded store. It says how large that is.
+func (h *history) prepareFolder(ctx context.Context, work string) (size int64, err error) {
+	h.dir = filepath.Join(work, seedData)
+	kept := h.r.opts.KeepData
+	if kept == "" {
+		if err := h.seedFolder(ctx, work); err != nil {
+			return 0, err
+		}
+		return folderSize(h.dir)
+	}
+	text, err := os.ReadFile(filepath.Join(kept, seedManifest))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := os.MkdirAll(kept, 0o700); err != nil {
+			return 0, err
+		}
+		if err := h.seedFolder(ctx, kept); err != nil {
+			return 0, err
+		}
+		_, _ = fmt.Fprintf(h.r.out, "The store is kept in %s.\n", kept)
+	case err != nil:
+		return 0, err
+	default:
+		if err := h.kept(kept, text); err != nil {
+			return 0, err
+		}
+	}
+	if err := copyFolder(filepath.Join(kept, seedData), h.dir); err != nil {
+		return 0, fmt.Errorf("copying the kept store: %w", err)
+	}
+	return folderSize(h.dir)
+}
+
+// prepareDatabase is prepare for a database.
+func (h *history) prepareDatabase(ctx context.Context) (size int64, err error) {
+	server, kept := h.r.databases, h.r.opts.KeepData
+	if h.database, err = newDatabase(server); err != nil {
+		return 0, err
+	}
+	if kept == "" {
+		if err := h.seedDatabase(ctx, h.database); err != nil {
+			return 0, err
+		}
+		return server.size(ctx, h.database.name)
+	}
+	there, err := server.exists(ctx, kept)
+	if err != nil {
+		return 0, err
+	}
+	if there {
+		text, err := server.noted(ctx, kept)
+		if err != nil {
+			return 0, err
+		}
+		if text == nil {
+			return 0, fmt.Errorf("there is a database %s that holds no history for a benchmark: name another one", kept)
+		}
+		if err := h.kept("the database "+kept, text); err != nil {
+			return 0, err
+		}
+	} else if err := h.keepDatabase(ctx, kept); err != nil {
+		return 0, err
+	}
+	if err := server.create(ctx, h.database.name, kept); err != nil {
+		return 0, fmt.Errorf("copying the kept database: %w", err)
+	}
+	h.database.key, h.database.used = h.seeded.SecretKey, true
+	return server.size(ctx, h.database.name)
+}
+
+// keepDatabase makes the database that is kept. One that did not get done is not.
+func (h *history) keepDatabase(ctx context.Context, name string) error {
+	d := &database{server: h.database.server, name: name, key: h.database.key}
+	err := h.seedDatabase(ctx, d)
+	var text []byte
+	if err == nil {
+		text, err = json.Marshal(h.seeded)
+	}
+	if err == nil {
+		err = d.server.note(ctx, name, text)
+	}
+	if err != nil {
+		return errors.Join(err, d.drop(ctx))
+	}
+	_, _ = fmt.Fprintf(h.r.out, "The history is kept in the database %s.\n", name)
+	return nil
+}
+
+// kept reads what is in a kept store, and checks that it is what is asked for.
+func (h *history) kept(where string, manifest []byte) error {
+	if err := json.Unmarshal(manifest, &h.seeded); err != nil {
+		return fmt.Errorf("reading what is in %s: %w", where, err)
+	}
+	if h.seeded.Deliveries != h.sc.History || h.seeded.Webhooks != h.sc.Webhooks || h.seeded.Payload != h.sc.PayloadBytes {
+		return fmt.Errorf("%s holds %d deliveries of %d webhooks with %d bytes of data, not %d of %d with %d: ask for those, or name another one",
+			where, h.seeded.Deliveries, h.seeded.Webhooks, h.seeded.Payload, h.sc.History, h.sc.Webhooks, h.sc.PayloadBytes)
+	}
+	return nil
+}
+
+// seedFolder fills a store in dir and writes down what is in it.
+func (h *history) seedFolder(ctx context.Context, dir string) error {
+	if err := h.seed(ctx, []string{"--data", filepath.Join(dir, seedData)}, nil); err != nil {
+		return err
+	}
+	text, err := json.Marshal(h.seeded)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, seedManifest), text, 0o600) // it holds a key
+}
+
+// seedDatabase makes a database and fills it.
+func (h *history) seedDatabase(ctx context.Context, d *database) error {
+	if err := d.server.create(ctx, d.name, ""); err != nil {
+		return err
+	}
+	if err := h.seed(ctx, nil, d.env()); err != nil {
+		return err
+	}
+	h.seeded.SecretKey = d.key
+	d.used = true
+	return d.server.settle(ctx, d.name)
+}
+
+// seed fills a store that arguments or variables name.
+func (h *history) seed(ctx context.Context, where, env []string) error {
 	key, err := randomKey()
 	if err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintf(h.r.out, "Filling a store with %d deliveries of %s.\n", h.sc.History, count(h.sc.Webhooks, "webhook"))
 	begin := time.Now()
-	said, err := h.r.runChild(ctx, "filler", []string{
-		"bench-seed", "--data", filepath.Join(dir, seedData),
-		"--deliveries", strconv.FormatUint(h.sc.History, 10), "--webhooks", strconv.Itoa(h.sc.Webhooks),
+	said, err := h.r.runChild(ctx, "filler", append([]string{
+		"bench-seed", "--deliveries", strconv.FormatUint(h.sc.History, 10), "--webhooks", strconv.Itoa(h.sc.Webhooks),
 		"--fanout", strconv.Itoa(seedFanout), "--payload", strconv.Itoa(h.sc.PayloadBytes), "--age", seedAge.String(),
-	}, []string{"HYPHA_BOOTSTRAP_API_KEY=" + key})
+	}, where...), append([]string{"HYPHA_BOOTSTRAP_API_KEY=" + key}, env...))
 	if err != nil {
 		return err
 	}
@@ -168,16 +279,12 @@ func (h *history) seed(ctx context.Context, dir string) error {
 	h.seeded.Key = key
 	took := time.Since(begin)
 	_, _ = fmt.Fprintf(h.r.out, "It took %v, %.0f deliveries/s.\n", took.Round(time.Second), perSecond(h.seeded.Deliveries, took))
-	text, err := json.Marshal(h.seeded)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, seedManifest), text, 0o600) // it holds a key
+	return nil
 }
 
 // server starts a server on the history, with one more webhook.
 func (h *history) server(ctx context.Context, g *rig, age string) (*subject, error) {
-	s, err := g.server(ctx, serverOptions{data: h.dir, key: h.seeded.Key, args: []string{age, keepAllSize}})
+	s, err := g.server(ctx, serverOptions{data: h.dir, database: h.database, key: h.seeded.Key, args: []string{age, keepAllSize}})
 	if err != nil {
 		return nil, err
 	}
@@ -249,9 +356,7 @@ func (h *history) asking(ctx context.Context, g *rig) error {
 // pruning measures publishing before and while the server deletes what is too
 // old, and how long the deleting takes.
 func (h *history) pruning(ctx context.Context, g *rig) error {
-	old := min(pruneRows, h.seeded.Deliveries/10)
-	span := h.seeded.Until.Sub(h.seeded.From)
-	cut := h.seeded.From.Add(time.Duration(float64(span) * float64(old) / float64(h.seeded.Deliveries)))
+	cut, border, old := h.border()
 	s, err := h.server(ctx, g, "--history-age="+time.Since(cut).Round(time.Second).String())
 	if err != nil {
 		return err
@@ -281,10 +386,9 @@ func (h *history) pruning(ctx context.Context, g *rig) error {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		// A little of what is near the border may stay.
-		border := apiTime(cut.Add(-cut.Sub(h.seeded.From) / 1000))
 		defer close(done)
-		watchErr = h.untilGone(watching, s, untilPruned, endEvery, "/services/webhooks/deliveries?limit=1&until="+border, "/services/events?limit=1&until="+border)
+		until := "limit=1&until=" + apiTime(border)
+		watchErr = h.untilGone(watching, s, untilPruned, endEvery, "/services/webhooks/deliveries?"+until, "/services/events?"+until)
 		ended = time.Now()
 	}()
 	pruning, err := h.r.measured(ctx, closed, s, g.receiver)
@@ -308,6 +412,26 @@ func (h *history) pruning(ctx context.Context, g *rig) error {
 	h.sr.figure("prunePerSecond", "deleted at, deliveries/s", perSecond(old, took))
 	h.sr.figure("pruneShare", "part of the load that it went on for", min(1, took.Seconds()/measuredFor.Seconds()))
 	return nil
+}
+
+// border is where the history is cut off, up to where all must then be gone, and how
+// many deliveries are too old.
+func (h *history) border() (cut, gone time.Time, old uint64) {
+	from := h.seeded.From
+	span := h.seeded.Until.Sub(from)
+	old = min(pruneRows, h.seeded.Deliveries/10)
+	age := time.Duration(float64(span) * float64(old) / float64(h.seeded.Deliveries))
+	cut = from.Add(age)
+	// A little of what is near the border may stay.
+	gone = cut.Add(-age / 1000)
+	if h.database != nil {
+		// Where days go as a whole, the last one's events may wait for the day after
+		// it: their deliveries are a little later than they.
+		cut = cut.Truncate(databaseSpan).Add(databaseSpan)
+		gone = cut.Add(-databaseSpan)
+		old = uint64(float64(h.seeded.Deliveries) * float64(cut.Sub(from)) / float64(span))
+	}
+	return cut, gone, old
 }
 
 const (

@@ -80,7 +80,7 @@ func illMode(illness string, disturbed bool) string {
 
 // secondTenant makes another tenant on the server, with a key of its own.
 func (s *subject) secondTenant(ctx context.Context, operator string) (*subject, error) {
-	as := &subject{kind: s.kind, base: s.base, key: operator}
+	as := &subject{kind: s.kind, nodes: s.nodes, key: operator}
 	var tenant struct {
 		ID string `json:"id"`
 	}
@@ -94,5 +94,5 @@ func (s *subject) secondTenant(ctx context.Context, operator string) (*subject, 
 	if err := as.create(ctx, "/services/api-keys", tenant.ID, wanted, &key); err != nil {
 		return nil, err
 	}
-	return &subject{kind: s.kind, base: s.base, key: key.Key}, nil
+	return &subject{kind: s.kind, nodes: s.nodes, key: key.Key}, nil
 }

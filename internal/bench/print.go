@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -14,6 +15,14 @@ func printMachine(out io.Writer, m Machine) {
 	}
 	_, _ = fmt.Fprintf(out, "%s/%s%s, %s, %s, a 4 KiB append and sync takes %s ms\n",
 		m.OS, m.Arch, processor, count(m.Cores, "core"), m.GoVersion, number("%.2f", m.SyncMs, true))
+}
+
+func printDatabase(out io.Writer, d *DatabaseReport) {
+	var settings []string
+	for _, name := range slices.Sorted(maps.Keys(d.Settings)) {
+		settings = append(settings, name+"="+d.Settings[name])
+	}
+	_, _ = fmt.Fprintf(out, "PostgreSQL %s, %s on it; %s\n", d.Version, count(d.Nodes, "node"), strings.Join(settings, " "))
 }
 
 func printScenario(out io.Writer, sr ScenarioReport) {

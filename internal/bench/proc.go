@@ -14,6 +14,12 @@ type usage struct {
 	memory Memory
 }
 
+func (u *usage) add(other usage) {
+	u.cpu += other.cpu
+	u.memory.ResidentBytes += other.memory.ResidentBytes
+	u.memory.PeakBytes += other.memory.PeakBytes
+}
+
 // Memory is a process's resident memory in bytes: now, and the most it has ever
 // been. 0 means that the system does not tell.
 type Memory struct {
@@ -25,27 +31,40 @@ type Memory struct {
 // architecture that Go supports.
 const clockTick = time.Second / 100
 
-// parseStat reads utime and stime, fields 14 and 15 of /proc/<pid>/stat
-// (proc_pid_stat(5)). Field 2 is the program's name in parentheses and may
-// itself contain spaces and parentheses.
-func parseStat(text string) (time.Duration, error) {
+// processStat is what /proc/<pid>/stat says of a process.
+type processStat struct {
+	parent int
+	own    time.Duration // user and system time
+	reaped time.Duration // the same of its children that have ended, and of theirs
+}
+
+// parseStat reads ppid, utime, stime, cutime and cstime: fields 4 and 14 to 17 of
+// /proc/<pid>/stat (proc_pid_stat(5)). Field 2 is the program's name in parentheses
+// and may itself contain spaces and parentheses.
+func parseStat(text string) (s processStat, err error) {
 	_, rest := text, ""
 	if i := strings.LastIndexByte(text, ')'); i >= 0 {
 		rest = text[i+1:]
 	}
 	fields := strings.Fields(rest) // from field 3 on
-	if len(fields) < 13 {
-		return 0, errors.New("/proc/<pid>/stat has fewer than 15 fields")
+	if len(fields) < 15 {
+		return s, errors.New("/proc/<pid>/stat has fewer than 17 fields")
 	}
-	var ticks int64
-	for _, f := range fields[11:13] {
+	if s.parent, err = strconv.Atoi(fields[1]); err != nil {
+		return s, fmt.Errorf("/proc/<pid>/stat: not a process: %q", fields[1])
+	}
+	for i, f := range fields[11:15] {
 		n, err := strconv.ParseInt(f, 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("/proc/<pid>/stat: not a time: %q", f)
+			return s, fmt.Errorf("/proc/<pid>/stat: not a time: %q", f)
 		}
-		ticks += n
+		to := &s.own
+		if i >= 2 {
+			to = &s.reaped
+		}
+		*to += time.Duration(n) * clockTick
 	}
-	return time.Duration(ticks) * clockTick, nil
+	return s, nil
 }
 
 // parseStatus reads VmRSS and VmHWM of /proc/<pid>/status (proc_pid_status(5)).

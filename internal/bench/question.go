@@ -126,7 +126,7 @@ func (h *history) ask(ctx context.Context, s *subject, phase string, q question)
 func (s *subject) timed(ctx context.Context, transport *http.Transport, path string) ([]byte, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	target, err := s.base.Parse(path)
+	target, err := s.base().Parse(path)
 	if err != nil {
 		return nil, 0, err
 	}

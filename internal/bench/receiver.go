@@ -37,6 +37,7 @@ const (
 // webhooks apart:
 //
 //	/ok/N              200 at once; arrivals are counted and timed
+//	/late/N?ms=M       200 M milliseconds after it arrived; counted and timed alike
 //	/well/N            200 at once; arrivals are counted as those below are
 //	/slow/N?ms=M       200 after M milliseconds
 //	/hang/N            never; the connection stays open until the peer leaves
@@ -47,9 +48,9 @@ const (
 //
 // For the harness itself there are POST /_reset?run=R, which forgets what has
 // arrived and counts only arrivals of run R from then on, POST /_stats, and
-// POST /_arrived?hook=N, the numbers that have arrived at /ok/N as a bitmap. The
-// gate has a run of its own: POST /_gate?run=R&open=true, POST /_gatestats and
-// POST /_gatepassed.
+// POST /_arrived?hook=N, the numbers that have arrived at /ok/N or /late/N as a
+// bitmap. The gate has a run of its own: POST /_gate?run=R&open=true,
+// POST /_gatestats and POST /_gatepassed.
 func RunReceiver(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	flags := flag.NewFlagSet("bench-receiver", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the error says it all
@@ -156,6 +157,12 @@ func (rc *receiver) connection(ctx context.Context, conn net.Conn) {
 			answer = answerNotFound
 		case mode == modeOK:
 			rc.tally.arrived(hook, req.body, time.Now())
+		case mode == modeLate:
+			now := time.Now()
+			rc.tally.arrived(hook, req.body, now)
+			if !sleep(ctx, time.Until(now.Add(delay(query)))) {
+				return
+			}
 		case mode == modeGate:
 			if !rc.gate.knock(req.body, time.Now()) {
 				answer = answerDown
@@ -224,6 +231,7 @@ func drip(ctx context.Context, conn net.Conn, br *bufio.Reader) {
 // The modes of a webhook, as in its path. No two begin with the same letter.
 const (
 	modeOK   = "ok"
+	modeLate = "late"
 	modeWell = "well"
 	modeSlow = "slow"
 	modeHang = "hang"
@@ -233,10 +241,10 @@ const (
 	modeGate = "gate"
 )
 
-// hookPath is the path of a webhook; delay is for slow ones only.
+// hookPath is the path of a webhook; delay is for slow and late ones only.
 func hookPath(mode string, hook int, delay time.Duration) string {
 	path := "/" + mode + "/" + strconv.Itoa(hook)
-	if mode == modeSlow {
+	if mode == modeSlow || mode == modeLate {
 		path += "?ms=" + strconv.FormatInt(delay.Milliseconds(), 10)
 	}
 	return path
@@ -248,7 +256,7 @@ func parseHook(path string) (mode string, hook int, ok bool) {
 		return "", 0, false
 	}
 	switch mode {
-	case modeOK, modeWell, modeSlow, modeHang, modeDrip, modeFail, modeBusy, modeGate:
+	case modeOK, modeLate, modeWell, modeSlow, modeHang, modeDrip, modeFail, modeBusy, modeGate:
 	default:
 		return "", 0, false
 	}
@@ -256,7 +264,7 @@ func parseHook(path string) (mode string, hook int, ok bool) {
 	return mode, hook, err == nil && hook >= 0 && hook < maxHooks
 }
 
-// delay is the wait that a slow webhook's query asks for; none if it is broken.
+// delay is the wait that a slow or late webhook's query asks for; none if it is broken.
 func delay(query string) time.Duration {
 	ms, err := strconv.Atoi(strings.TrimPrefix(query, "ms="))
 	if err != nil {

@@ -115,6 +115,7 @@ func TestReceiverAnswersByPath(t *testing.T) {
 		{"POST", "/ok/3", 200, ""},
 		{"POST", "/ok/3", 200, ""},
 		{"POST", "/ok/4", 200, ""},
+		{"POST", "/late/5?ms=1", 200, ""},
 		{"POST", "/slow/0?ms=1", 200, ""},
 		{"POST", "/fail/0", 500, ""},
 		{"POST", "/busy/0", 429, ""},
@@ -155,8 +156,8 @@ func TestReceiverAnswersByPath(t *testing.T) {
 	if a.BystanderDuplicates != 1 || a.Bystanders["busy"] != 1 || a.BystanderPeak != 1 {
 		t.Errorf("counts %+v, want 1 duplicate of 2 at a bystander that is well, 1 busy, 1 at once", a)
 	}
-	if a.Run != "000000be" || a.Unique != 2 || a.Duplicates != 1 || a.Bystanders["slow"] != 1 || a.Bystanders["fail"] != 1 {
-		t.Errorf("counts %+v, want 2 unique, 1 duplicate, 1 slow, 1 fail", a)
+	if a.Run != "000000be" || a.Unique != 3 || a.Duplicates != 1 || a.Bystanders["slow"] != 1 || a.Bystanders["fail"] != 1 {
+		t.Errorf("counts %+v, want 3 unique, 1 duplicate, 1 slow, 1 fail", a)
 	}
 	arrived, err := rc.arrived(t.Context(), 3)
 	if err != nil {
@@ -164,6 +165,25 @@ func TestReceiverAnswersByPath(t *testing.T) {
 	}
 	if n := arrived.missingFrom(&bitmap{}); n != 1 || arrived.add(4) {
 		t.Errorf("%d numbers arrived at webhook 3, want 4 alone", n)
+	}
+}
+
+// A late answer comes after its time, and the arrival counts from before.
+func TestReceiverAnswersLate(t *testing.T) {
+	address, stop := startReceiver(t)
+	defer stop()
+	rc := &receiverClient{base: "http://" + address}
+	if err := rc.reset(t.Context(), 0xbe); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	body := bodyOf(marker{0xbe, 4, begin.UnixNano()})
+	status, _, err := request(t.Context(), http.MethodPost, rc.base+hookPath(modeLate, 0, 300*ms), "", "", body)
+	if took := time.Since(begin); err != nil || status != http.StatusOK || took < 300*ms {
+		t.Errorf("%d after %v (%v), want 200 after 300ms", status, took, err)
+	}
+	if a, err := rc.stats(t.Context()); err != nil || a.Unique != 1 || a.LatencyMs.Max >= 300 {
+		t.Errorf("%+v (%v), want an arrival before the answer", a, err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 type Report struct {
 	StartedAt time.Time        `json:"startedAt"`
 	Machine   Machine          `json:"machine"`
+	Database  *DatabaseReport  `json:"database,omitempty"` // nil: the servers had embedded stores
 	Scenarios []ScenarioReport `json:"scenarios"`
 }
 
@@ -162,6 +163,16 @@ type Result struct {
 	LoadBefore        float64 `json:"loadBefore"` // load average over one minute
 	LoadAfter         float64 `json:"loadAfter"`
 
+	// What the database server did over the run: all of it, so that nobody else
+	// should use it. Commits are those that wrote something. The CPU time is known
+	// if it is on this machine; it is that of all its processes.
+	DatabaseCPUSeconds        float64 `json:"databaseCpuSeconds,omitempty"`
+	DatabaseCPUSecondsPer1000 float64 `json:"databaseCpuSecondsPer1000,omitempty"` // per 1,000 deliveries
+	DatabaseCommits           uint64  `json:"databaseCommits,omitempty"`
+	DatabaseWALBytes          uint64  `json:"databaseWalBytes,omitempty"`
+	CommitsPerDelivery        float64 `json:"commitsPerDelivery,omitempty"`
+	WALBytesPerDelivery       float64 `json:"walBytesPerDelivery,omitempty"`
+
 	// Bystanders counts requests to webhooks that are not measured, by what
 	// these do. BystanderDuplicates are events that came to one again before the
 	// attempt before could have failed, BystanderPeak the most requests at once
@@ -227,6 +238,10 @@ func metrics() []metric {
 		{name: "neighbourRefused", label: "  refused", format: "%.0f", sum: true, hideNil: true, value: func(r *Result) float64 { return float64(r.NeighbourRefused) }},
 		{name: "cpuSeconds", label: "server CPU, s", format: "%.2f", unknown: true, value: func(r *Result) float64 { return r.CPUSeconds }},
 		{name: "cpuSecondsPer1000", label: "  per 1000 deliveries", format: "%.4f", unknown: true, ratio: true, value: func(r *Result) float64 { return r.CPUSecondsPer1000 }},
+		{name: "databaseCpuSeconds", label: "database CPU, s", format: "%.2f", unknown: true, hideNil: true, value: func(r *Result) float64 { return r.DatabaseCPUSeconds }},
+		{name: "databaseCpuSecondsPer1000", label: "database CPU s per 1000", format: "%.4f", unknown: true, hideNil: true, ratio: true, value: func(r *Result) float64 { return r.DatabaseCPUSecondsPer1000 }},
+		{name: "commitsPerDelivery", label: "commits per delivery", format: "%.4f", unknown: true, hideNil: true, ratio: true, value: func(r *Result) float64 { return r.CommitsPerDelivery }},
+		{name: "walBytesPerDelivery", label: "WAL bytes per delivery", format: "%.0f", unknown: true, hideNil: true, ratio: true, value: func(r *Result) float64 { return r.WALBytesPerDelivery }},
 		{name: "harnessCpuSeconds", label: "harness CPU, s", format: "%.2f", unknown: true, value: func(r *Result) float64 { return r.HarnessCPUSeconds }},
 		{name: "otherCpuSeconds", label: "other CPU, s", format: "%.2f", unknown: true, value: func(r *Result) float64 { return r.OtherCPUSeconds }},
 		{name: "residentIdleMiB", label: "memory idle, MiB", format: "%.1f", unknown: true, value: func(r *Result) float64 { return float64(r.MemoryIdle.ResidentBytes) / mib }},

@@ -12,16 +12,19 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"sync"
 	"time"
 )
 
-// A rig is what one run is made in: a folder, a receiver, and the servers that
-// are started for it.
+// A rig is what one run is made in: a folder, a receiver, the servers that are
+// started for it, and a database if they are to use one.
 type rig struct {
 	r         *runner
 	dir       string
 	receiver  *receiverClient
 	processes []*child
+	database  *database // nil until a server needs it
 }
 
 // inRig makes a rig, works in it, and takes it down. What the processes said at
@@ -33,6 +36,11 @@ func (r *runner) inRig(ctx context.Context, work func(*rig) error) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	g := &rig{r: r, dir: dir}
+	defer func() {
+		if g.database != nil {
+			err = errors.Join(err, g.database.drop(ctx))
+		}
+	}()
 	defer func() {
 		// The receiver goes first: that frees connections which hang on
 		// purpose, and a server that is stopping need not wait for them.
@@ -62,29 +70,63 @@ func (r *runner) inRig(ctx context.Context, work func(*rig) error) (err error) {
 // serverOptions say how a server is started. A field that is not set stands for
 // something new.
 type serverOptions struct {
-	data     string // folder; it may hold a store already
-	key      string // the API key; a store that is there has its own
-	operator string // the operator's key; default: none
+	data     string    // folder; it may hold a store already
+	database *database // instead of data, if the run uses a database
+	key      string    // the API key; a store that is there has its own
+	operator string    // the operator's key; default: none
 	args     []string
 }
 
-// server starts a Hypha server and waits until it is ready.
+// server starts a Hypha server, or as many nodes of one as there are to be, and
+// waits until all are ready.
 func (g *rig) server(ctx context.Context, o serverOptions) (*subject, error) {
-	if o.data == "" {
-		o.data = filepath.Join(g.dir, "data")
-	}
 	if o.key == "" {
 		var err error
 		if o.key, err = randomKey(); err != nil {
 			return nil, err
 		}
 	}
-	s, err := g.r.startServer(o)
-	if err != nil {
-		return nil, err
+	if o.database == nil && g.r.databases != nil {
+		var err error
+		if o.database, err = g.ownDatabase(ctx); err != nil {
+			return nil, err
+		}
 	}
-	g.processes = append(g.processes, s.process)
+	if o.data == "" {
+		o.data = filepath.Join(g.dir, "data")
+	}
+	s := &subject{kind: subjectHypha, key: o.key, database: o.database}
+	for i := range max(1, g.r.opts.Nodes) {
+		n, err := g.r.startNode(o, i+1)
+		if err != nil {
+			return nil, err
+		}
+		g.processes = append(g.processes, n.process)
+		s.nodes = append(s.nodes, n)
+		// Whoever comes first to a new database makes what the others find.
+		if o.database != nil && !o.database.used {
+			if err := n.ready(ctx, g.r.opts.ReadyTimeout); err != nil {
+				return nil, err
+			}
+			o.database.used = true
+		}
+	}
 	return s, s.ready(ctx, g.r.opts.ReadyTimeout)
+}
+
+// ownDatabase is the database of this run, which goes with it.
+func (g *rig) ownDatabase(ctx context.Context) (*database, error) {
+	if g.database == nil {
+		d, err := newDatabase(g.r.databases)
+		if err != nil {
+			return nil, err
+		}
+		g.database = d // from here on it is dropped, even if making it is broken off
+		if err := d.server.create(ctx, d.name, ""); err != nil {
+			return nil, err
+		}
+	}
+	return g.database, nil
 }
 
 // relay starts a relay.
@@ -99,32 +141,53 @@ func (g *rig) relay(ctx context.Context, hooks []string) (*subject, error) {
 	}
 	g.processes = append(g.processes, c)
 	address, err := c.address(ctx, g.r.opts.ReadyTimeout)
-	return &subject{kind: subjectRelay, base: &url.URL{Scheme: "http", Host: address}, process: c, pid: c.pid()}, err
+	n := node{base: &url.URL{Scheme: "http", Host: address}, process: c, pid: c.pid()}
+	return &subject{kind: subjectRelay, nodes: []node{n}}, err
 }
 
-// stop ends a server before the rig is taken down.
+// stop ends a server before the rig is taken down: all of its nodes at once.
 func (g *rig) stop(s *subject) error {
-	err := s.process.stop(g.r.opts.StopTimeout)
-	if err == nil {
-		g.processes = slices.DeleteFunc(g.processes, func(c *child) bool { return c == s.process })
+	failures := make([]error, len(s.nodes))
+	var stopping sync.WaitGroup
+	for i, n := range s.nodes {
+		stopping.Go(func() { failures[i] = n.process.stop(g.r.opts.StopTimeout) })
 	}
-	return err
+	stopping.Wait()
+	g.processes = slices.DeleteFunc(g.processes, func(c *child) bool {
+		i := slices.IndexFunc(s.nodes, func(n node) bool { return n.process == c })
+		return i >= 0 && failures[i] == nil
+	})
+	return errors.Join(failures...)
 }
 
 // hooks are the URLs of n webhooks of a mode, numbered from first.
 func (g *rig) hooks(mode string, first, n int) []string {
+	return g.hooksAfter(mode, first, n, g.r.opts.SlowDelay)
+}
+
+// hooksAfter is hooks for those that answer after a time.
+func (g *rig) hooksAfter(mode string, first, n int, delay time.Duration) []string {
 	var out []string
 	for i := range n {
-		out = append(out, g.receiver.base+hookPath(mode, first+i, g.r.opts.SlowDelay))
+		out = append(out, g.receiver.base+hookPath(mode, first+i, delay))
 	}
 	return out
 }
 
-// startServer starts a Hypha server. It may not be ready yet.
-func (r *runner) startServer(o serverOptions) (*subject, error) {
+// measured are the URLs of the webhooks of a load that are measured.
+func (g *rig) measured(sc Scenario) []string {
+	if sc.LateMs > 0 {
+		return g.hooksAfter(modeLate, 0, sc.Fanout, time.Duration(sc.LateMs)*time.Millisecond)
+	}
+	return g.hooks(modeOK, 0, sc.Fanout)
+}
+
+// startNode starts a Hypha server, numbered among those that share a database. It
+// may not be ready yet.
+func (r *runner) startNode(o serverOptions, number int) (node, error) {
 	address, err := freeAddress()
 	if err != nil {
-		return nil, err
+		return node{}, err
 	}
 	egress := r.opts.ReceiverHost + "/32"
 	if ip := net.ParseIP(r.opts.ReceiverHost); ip.IsLoopback() && ip.To4() != nil {
@@ -132,20 +195,30 @@ func (r *runner) startServer(o serverOptions) (*subject, error) {
 	} else if ip.To4() == nil {
 		egress = r.opts.ReceiverHost + "/128"
 	}
-	args := append([]string{"serve", "--data", o.data, "--listen", address, "--allow-egress", egress}, o.args...)
+	name := "server"
 	env := []string{"HYPHA_BOOTSTRAP_API_KEY=" + o.key}
 	if o.operator != "" {
 		env = append(env, "HYPHA_BOOTSTRAP_OPERATOR_KEY="+o.operator)
 	}
-	// What is asked for is stronger than what a scenario sets.
-	c, err := startChild("server", r.opts.Self, append(args, r.opts.ServeArgs...), env)
-	if err != nil {
-		return nil, err
+	args := []string{"serve", "--listen", address, "--allow-egress", egress}
+	if o.database == nil {
+		args = append(args, "--data", o.data)
+	} else {
+		name = nodeName(number)
+		args = append(args, "--data", filepath.Join(o.data, name), "--node-name", name)
+		env = append(env, o.database.env()...)
 	}
-	return &subject{
-		kind: subjectHypha, base: &url.URL{Scheme: "http", Host: address}, key: o.key, process: c, pid: c.pid(),
-	}, nil
+	// What is asked for is stronger than what a scenario sets.
+	args = append(append(args, o.args...), r.opts.ServeArgs...)
+	c, err := startChild(name, r.opts.Self, args, env)
+	if err != nil {
+		return node{}, err
+	}
+	return node{base: &url.URL{Scheme: "http", Host: address}, process: c, pid: c.pid()}, nil
 }
+
+// nodeName is the name of a server among those that share a database.
+func nodeName(number int) string { return "bench-" + strconv.Itoa(number) }
 
 // freeAddress is a loopback address that was free a moment ago.
 func freeAddress() (string, error) {
@@ -184,20 +257,24 @@ type meter struct {
 // A reading is what had been taken at a moment.
 type reading struct {
 	at            time.Time
-	server        usage
+	server        usage // of all nodes
+	database      databaseUsage
 	harness, idle time.Duration
 	processors    int
 }
 
-func startMeter(s *subject, rc *receiverClient) (*meter, error) {
+func startMeter(ctx context.Context, s *subject, rc *receiverClient) (*meter, error) {
 	m := &meter{s: s, rc: rc, load: loadAverage()}
 	var err error
-	m.from, err = m.read()
+	m.from, err = m.read(ctx)
 	return m, err
 }
 
-func (m *meter) read() (r reading, err error) {
+func (m *meter) read(ctx context.Context) (r reading, err error) {
 	r.at = time.Now()
+	if r.database, err = m.s.database.usage(ctx); err != nil {
+		return r, err
+	}
 	if r.server, err = m.s.usage(); err != nil {
 		return r, err
 	}
@@ -212,31 +289,33 @@ func (m *meter) read() (r reading, err error) {
 type taken struct {
 	server, harness, others time.Duration // CPU time
 	memory                  Memory        // of the server, now
+	database                databaseUsage
 }
 
 // since is what was taken from one reading to another.
 func (r reading) since(from reading) taken {
 	t := taken{server: r.server.cpu - from.server.cpu, harness: r.harness - from.harness, memory: r.server.memory}
+	t.database = r.database.since(from.database)
 	all := time.Duration(r.processors) * r.at.Sub(from.at)
-	t.others = max(0, all-(r.idle-from.idle)-t.server-t.harness)
+	t.others = max(0, all-(r.idle-from.idle)-t.server-t.harness-t.database.cpu)
 	return t
 }
 
-func (m *meter) taken() (taken, error) {
-	now, err := m.read()
+func (m *meter) taken(ctx context.Context) (taken, error) {
+	now, err := m.read(ctx)
 	if err != nil {
 		return taken{}, err
 	}
 	t := now.since(m.from)
-	if m.s.pid == 0 {
+	if !m.s.known() {
 		t.others = 0 // the server is among them
 	}
 	return t, nil
 }
 
 // stop writes what was taken into a result.
-func (m *meter) stop(result *Result) error {
-	t, err := m.taken()
+func (m *meter) stop(ctx context.Context, result *Result) error {
+	t, err := m.taken(ctx)
 	if err != nil {
 		return err
 	}
@@ -244,5 +323,7 @@ func (m *meter) stop(result *Result) error {
 	result.MemoryAfter = t.memory
 	result.CPUSeconds, result.HarnessCPUSeconds = t.server.Seconds(), t.harness.Seconds()
 	result.OtherCPUSeconds = t.others.Seconds()
+	result.DatabaseCPUSeconds = t.database.cpu.Seconds()
+	result.DatabaseCommits, result.DatabaseWALBytes = t.database.commits, t.database.wal
 	return nil
 }

@@ -30,8 +30,9 @@ const (
 
 // runner carries out the scenarios of one Run.
 type runner struct {
-	opts Options
-	out  io.Writer
+	opts      Options
+	out       io.Writer
+	databases databaseServer // nil: servers use embedded stores
 }
 
 // A plan is how a scenario is carried out.
@@ -137,15 +138,16 @@ func (r *runner) scenario(ctx context.Context, sc Scenario) (ScenarioReport, err
 // to no end.
 func (r *runner) measure(ctx context.Context, sc Scenario, kind string) (result *Result, err error) {
 	err = r.inRig(ctx, func(g *rig) (err error) {
-		hooks := g.hooks(modeOK, 0, sc.Fanout)
+		hooks := g.measured(sc)
 		beside := append(append(g.hooks(modeSlow, 0, sc.Slow), g.hooks(modeHang, 0, sc.Hanging)...), g.hooks(modeFail, 0, sc.Failing)...)
 		var s *subject
 		switch {
 		case kind == subjectRelay:
 			s, err = g.relay(ctx, hooks)
 		case r.opts.Target != "":
-			s = &subject{kind: subjectHypha, key: r.opts.APIKey, pid: r.opts.TargetPID}
-			if s.base, err = url.Parse(r.opts.Target); err == nil {
+			n := node{pid: r.opts.TargetPID}
+			if n.base, err = url.Parse(r.opts.Target); err == nil {
+				s = &subject{kind: subjectHypha, key: r.opts.APIKey, nodes: []node{n}}
 				err = s.ready(ctx, r.opts.ReadyTimeout)
 			}
 		default:
@@ -207,7 +209,7 @@ func (r *runner) load(ctx context.Context, sc Scenario, s *subject, rc *receiver
 // measured loads s, waits until everything has arrived, and does the sums. What
 // was lost, or failed, is an error beside the result.
 func (r *runner) measured(ctx context.Context, sc Scenario, s *subject, rc *receiverClient) (*Result, error) {
-	m, err := startMeter(s, rc)
+	m, err := startMeter(ctx, s, rc)
 	if err != nil {
 		return nil, err
 	}
@@ -216,12 +218,15 @@ func (r *runner) measured(ctx context.Context, sc Scenario, s *subject, rc *rece
 		return nil, err
 	}
 	result := &Result{Subject: s.kind}
-	if err := m.stop(result); err != nil {
+	if err := m.stop(ctx, result); err != nil {
 		return nil, err
 	}
 	p, a := st.published, st.arrivals
 	if a.Unique > 0 {
 		result.CPUSecondsPer1000 = result.CPUSeconds / float64(a.Unique) * 1000
+		result.DatabaseCPUSecondsPer1000 = result.DatabaseCPUSeconds / float64(a.Unique) * 1000
+		result.CommitsPerDelivery = float64(result.DatabaseCommits) / float64(a.Unique)
+		result.WALBytesPerDelivery = float64(result.DatabaseWALBytes) / float64(a.Unique)
 	}
 	result.Accepted, result.Refused, result.Failed, result.Unsent = p.accepted, p.refused, p.failed, p.unsent
 	result.Statuses, result.RefusedWithoutTime = p.byStatus(), p.unnamed
@@ -262,7 +267,7 @@ func loadOf(sc Scenario, s *subject, run uint32, duration time.Duration) load {
 	events := wireEvents{run: run, eventType: eventType, types: sc.types(), batch: sc.Batch, payloadBytes: sc.PayloadBytes}
 	return load{
 		publishers: sc.Publishers, rate: sc.Rate, batch: sc.Batch, duration: duration, drop: sc.Setup == SetupOverload && sc.Rate > 0,
-		connect: func() publisher { return newWirePublisher(s.base, s.key, events) },
+		connect: s.publishers(events),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -54,9 +55,14 @@ type Scenario struct {
 
 	PayloadBytes int `json:"payloadBytes"`
 	Batch        int `json:"batch"`
-	Slow         int `json:"slow"`
-	Hanging      int `json:"hanging"`
-	Failing      int `json:"failing"`
+
+	// LateMs is after how many milliseconds the measured webhooks answer; 0 is at
+	// once. Arrivals are timed all the same.
+	LateMs int `json:"lateMs,omitempty"`
+
+	Slow    int `json:"slow"`
+	Hanging int `json:"hanging"`
+	Failing int `json:"failing"`
 
 	// Ill is how many of the Fanout webhooks suffer from the Illness in the
 	// disturbed half of an isolation scenario. They are not measured in either
@@ -85,8 +91,8 @@ const (
 	comparedPairs = 9
 )
 
-// Scenarios returns the named loads. "all" runs those of [SetupLoad], in this
-// order.
+// Scenarios returns the named loads. "all" runs those of [SetupLoad] whose webhooks
+// answer at once, in this order.
 func Scenarios() []Scenario {
 	base := Scenario{
 		Publishers: 64, Fanout: 1, PayloadBytes: 512, Batch: 1,
@@ -123,6 +129,9 @@ func Scenarios() []Scenario {
 		row("payload8k", func(s *Scenario) { s.PayloadBytes = 8 << 10 }),
 		row("payload200k", func(s *Scenario) { s.PayloadBytes, s.Publishers = 200<<10, 16 }),
 		row("batch", func(s *Scenario) { s.Batch = 100 }),
+		// A node has at most 64 requests in flight at a webhook: with 50 ms for
+		// each of them, 1,280 a second. What is more, other nodes must bring.
+		row("slow50", func(s *Scenario) { s.LateMs = 50 }),
 		hanging,
 		failing,
 		isolation(illnessBusy, 10*time.Second),
@@ -167,7 +176,7 @@ func (s Scenario) expected(numbers *bitmap) uint64 {
 
 // relayable says whether the relay can be given the same.
 func (s Scenario) relayable() bool {
-	return s.Setup == SetupLoad && s.Batch == 1 && s.Slow+s.Hanging+s.Failing == 0 && !s.Spread
+	return s.Setup == SetupLoad && s.Batch == 1 && s.Slow+s.Hanging+s.Failing == 0 && !s.Spread && s.LateMs == 0
 }
 
 // String describes the scenario in one line.
@@ -196,6 +205,9 @@ func (s Scenario) String() string {
 	fmt.Fprintf(&b, ", %s, %d B data, %s", publishers, s.PayloadBytes, count(s.Fanout, "webhook"))
 	if s.Spread {
 		b.WriteString(", each event for one of them")
+	}
+	if s.LateMs > 0 {
+		fmt.Fprintf(&b, ", answered after %d ms", s.LateMs)
 	}
 	if s.Batch > 1 {
 		fmt.Fprintf(&b, ", batches of %d", s.Batch)
@@ -231,6 +243,7 @@ const (
 	maxPayload    = 8 << 20
 	maxBacklog    = 1 << 30
 	maxHistory    = 1 << 32
+	maxNodes      = 64
 )
 
 // problems gathers what is wrong.
@@ -274,7 +287,9 @@ func (o Options) resolve() (Options, []Scenario, problems) {
 	if o.Pairs < 0 {
 		bad.add("pairs is %d: it must be at least 1", o.Pairs)
 	}
+	setDefault(&o.Nodes, 1)
 	o.checkTarget(&bad)
+	o.checkDatabase(&bad)
 	switch o.Against {
 	case "":
 	case subjectRelay:
@@ -307,6 +322,31 @@ func (o Options) checkTarget(bad *problems) {
 	}
 }
 
+// checkDatabase reads the database's URL.
+func (o *Options) checkDatabase(bad *problems) {
+	if o.DatabaseURL != "" {
+		p, err := newPostgres(o.DatabaseURL)
+		if err != nil {
+			*bad = append(*bad, err)
+			return
+		}
+		o.databases = p
+	}
+	switch {
+	case o.Nodes < 1 || o.Nodes > maxNodes:
+		bad.add("the number of nodes is %d: it must be 1 to %d", o.Nodes, maxNodes)
+	case o.databases == nil && o.Nodes > 1:
+		bad.add("%d nodes need a database that they share: name a server for it", o.Nodes)
+	}
+	switch {
+	case o.databases == nil:
+	case o.Target != "":
+		bad.add("a database server is given, but with a target no server is started")
+	case o.KeepData != "" && !regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`).MatchString(o.KeepData):
+		bad.add("the history is to be kept in %q, which is not the name of a database: it must be letters, digits and underscores", o.KeepData)
+	}
+}
+
 // scenarios are those that are asked for, with the overrides.
 func (o Options) scenarios(bad *problems) []Scenario {
 	var out []Scenario
@@ -314,7 +354,7 @@ func (o Options) scenarios(bad *problems) []Scenario {
 		name = strings.TrimSpace(name)
 		found := len(out)
 		for _, s := range Scenarios() {
-			if s.Name == name || name == "all" && s.Setup == SetupLoad {
+			if s.Name == name || name == "all" && s.Setup == SetupLoad && s.LateMs == 0 {
 				out = append(out, s)
 			}
 		}
@@ -377,6 +417,9 @@ func (o Options) override(s *Scenario, bad *problems) {
 	inRange("the size of the backlog", int(s.Backlog), 0, maxBacklog)
 	inRange("the size of the history", int(s.History), 0, maxHistory)
 	inRange("the number of webhooks of the history", s.Webhooks, 0, 1<<20)
+	if s.Publishers > 0 && s.Publishers < o.Nodes {
+		bad.add("publishers is %d: there must be one for each of %d nodes", s.Publishers, o.Nodes)
+	}
 	if s.Rate < 0 || s.Rate > 1e6 {
 		bad.add("rate is %g: it must be 0 (closed loop) to 1000000 events/s", s.Rate)
 	}

@@ -11,16 +11,23 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
-// A subject is the server that is measured.
+// A node is a process that is measured.
+type node struct {
+	base    *url.URL
+	pid     int    // 0 if unknown
+	process *child // nil if we did not start it
+}
+
+// A subject is the server that is measured, or several that share a database.
 type subject struct {
 	kind     string
-	base     *url.URL
 	key      string
-	pid      int    // 0 if unknown
-	process  *child // nil if we did not start it
+	nodes    []node    // the load is spread over them, all else is for the first
+	database *database // that they share; nil if there is none
 	webhooks []string
 
 	// neighbour is a tenant of the same server that publishes whenever this one
@@ -28,21 +35,54 @@ type subject struct {
 	neighbour *subject
 }
 
-func (s *subject) usage() (usage, error) {
-	if s.pid == 0 {
-		return usage{}, nil
+// base is where all is asked that is not part of the load.
+func (s *subject) base() *url.URL { return s.nodes[0].base }
+
+// known says whether the system tells what the subject takes.
+func (s *subject) known() bool { return s.nodes[0].pid != 0 }
+
+// usage is what all nodes have taken together.
+func (s *subject) usage() (sum usage, err error) {
+	for _, n := range s.nodes {
+		if n.pid == 0 {
+			continue
+		}
+		u, err := readUsage(n.pid)
+		if err != nil {
+			return usage{}, err
+		}
+		sum.add(u)
 	}
-	return readUsage(s.pid)
+	return sum, nil
 }
 
-// gone is an error if the subject was started here and has ended.
+// publishers makes publishers of some events, who go to one node each, in turn. It
+// may be called by several goroutines at once.
+func (s *subject) publishers(events wireEvents) func() publisher {
+	var made atomic.Uint64
+	return func() publisher {
+		n := s.nodes[(made.Add(1)-1)%uint64(len(s.nodes))]
+		return newWirePublisher(n.base, s.key, events)
+	}
+}
+
+// gone is an error if a node was started here and has ended.
 func (s *subject) gone() error {
-	if s.process == nil {
+	for _, n := range s.nodes {
+		if err := n.gone(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n node) gone() error {
+	if n.process == nil {
 		return nil
 	}
 	select {
-	case <-s.process.exited:
-		return s.process.early()
+	case <-n.process.exited:
+		return n.process.early()
 	default:
 		return nil
 	}
@@ -52,19 +92,28 @@ func (s *subject) gone() error {
 // exact the time that its start takes is known.
 const readyInterval = 5 * time.Millisecond
 
-// ready waits until GET /readyz answers 200. The relay takes traffic as soon
-// as it listens.
+// ready waits until GET /readyz answers 200 everywhere. The relay takes traffic as
+// soon as it listens.
 func (s *subject) ready(ctx context.Context, timeout time.Duration) error {
 	if s.kind == subjectRelay {
 		return nil
 	}
+	for _, n := range s.nodes {
+		if err := n.ready(ctx, timeout); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n node) ready(ctx context.Context, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
 	for {
-		status, _, err := s.request(ctx, http.MethodGet, "/readyz", nil)
+		status, _, err := request(ctx, http.MethodGet, n.base.JoinPath("/readyz").String(), "", "", nil)
 		if err == nil && status == http.StatusOK {
 			return nil
 		}
-		if err := errors.Join(ctx.Err(), s.gone()); err != nil {
+		if err := errors.Join(ctx.Err(), n.gone()); err != nil {
 			return err
 		}
 		if time.Now().After(deadline) {
@@ -135,7 +184,7 @@ func (s *subject) setEnabled(ctx context.Context, webhook string, on bool) error
 
 // get reads an answer of 200.
 func (s *subject) get(ctx context.Context, path string, answer any) error {
-	target, err := s.base.Parse(path)
+	target, err := s.base().Parse(path)
 	if err != nil {
 		return err
 	}
@@ -184,7 +233,7 @@ func (s *subject) requestFor(ctx context.Context, method, path, tenant string, b
 			return 0, nil, err
 		}
 	}
-	return request(ctx, method, s.base.JoinPath(path).String(), s.key, tenant, text)
+	return request(ctx, method, s.base().JoinPath(path).String(), s.key, tenant, text)
 }
 
 // request is for the few calls that are not part of the load.
