@@ -98,13 +98,13 @@ type badRig struct {
 // refused as it is anywhere else.
 const badReceiverHost = "127.0.0.2"
 
-func newBadRig(t *testing.T) *badRig {
+func newBadRig(t *testing.T, store ...string) *badRig {
 	t.Helper()
 	b := &badRig{}
-	b.p = startProgram(t, []string{
-		"HYPHA_BOOTSTRAP_API_KEY=" + testKey, "HYPHA_BOOTSTRAP_OPERATOR_KEY=" + operatorKey,
-		"HYPHA_BOOTSTRAP_EMAIL=" + testEmail, "HYPHA_BOOTSTRAP_PASSWORD=" + testPassword,
-	}, "serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--allow-egress", badReceiverHost+"/32", "--log-level", "debug")
+	b.p = startProgram(t, append(store,
+		"HYPHA_BOOTSTRAP_API_KEY="+testKey, "HYPHA_BOOTSTRAP_OPERATOR_KEY="+operatorKey,
+		"HYPHA_BOOTSTRAP_EMAIL="+testEmail, "HYPHA_BOOTSTRAP_PASSWORD="+testPassword,
+	), "serve", "--listen", "127.0.0.1:0", "--allow-egress", badReceiverHost+"/32", "--log-level", "debug")
 	b.c = client{b.p.url, testKey}
 	b.receiver = newArrivals(t, nil)
 	listener, err := net.Listen("tcp", badReceiverHost+":0")
@@ -655,7 +655,21 @@ func (b *badRig) stall(t *testing.T) (release func()) {
 // afterwards the server is as well as before. Meanwhile others keep connections
 // open and say nothing.
 func TestBadInputs(t *testing.T) {
-	b := newBadRig(t)
+	for _, store := range []struct {
+		name string
+		env  func(t *testing.T) []string
+	}{
+		{"in a folder", func(t *testing.T) []string { return []string{"HYPHA_DATA=" + t.TempDir()} }},
+		{"in PostgreSQL", func(t *testing.T) []string {
+			return []string{"HYPHA_DATABASE_URL=" + databases.Database(t), "HYPHA_SECRET_KEY=" + strings.Repeat("5a", 32)}
+		}},
+	} {
+		t.Run(store.name, func(t *testing.T) { badInputs(t, newBadRig(t, store.env(t)...)) })
+	}
+}
+
+func badInputs(t *testing.T, b *badRig) {
+	t.Helper()
 	warm := b.goroutines(t)
 	release := b.stall(t)
 	defer release()
