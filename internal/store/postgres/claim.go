@@ -15,13 +15,13 @@ import (
 
 const (
 	sqlMine     = `SELECT id FROM queue WHERE node = $1 AND tenant_id = $2 AND webhook_id = $3`
-	sqlFreeMine = `UPDATE queue SET node = NULL WHERE tenant_id = $1 AND id = ANY($2) AND coalesce(node, 0) = $3`
+	sqlFreeMine = `UPDATE queue SET node = NULL WHERE tenant_id = $1 AND webhook_id = $4 AND id = ANY($2) AND coalesce(node, 0) = $3`
 	// sqlDue passes over what another node is taking at this moment.
 	sqlDue = `SELECT q.id, q.due_at, q.event_id, q.given_id, q.event_type, q.attempts, q.try, q.trigger, q.expires_at, octet_length(e.body)
 		FROM queue q LEFT JOIN events e ON e.tenant_id = q.tenant_id AND e.id = q.event_id
 		WHERE q.tenant_id = $1 AND q.webhook_id = $2 AND q.node IS NULL AND q.due_at <= $3
 		ORDER BY q.due_at, q.id LIMIT $4 FOR UPDATE OF q SKIP LOCKED`
-	sqlHold    = `UPDATE queue SET node = $3 WHERE tenant_id = $1 AND id = ANY($2)`
+	sqlHold    = `UPDATE queue SET node = $3 WHERE tenant_id = $1 AND webhook_id = $4 AND id = ANY($2)`
 	sqlBodies  = `SELECT id, body FROM events WHERE tenant_id = $1 AND id = ANY($2)`
 	sqlNextDue = `SELECT due_at FROM queue WHERE tenant_id = $1 AND webhook_id = $2 AND node IS NULL AND due_at > $3 ORDER BY due_at, id LIMIT 1`
 	sqlExpired = `SELECT id, expires_at, node FROM queue WHERE tenant_id = $1 AND webhook_id = $2 AND expires_at <= $3 ORDER BY expires_at, id LIMIT $4`
@@ -78,7 +78,7 @@ func (c *claim) readMine(r pgx.BatchResults) error {
 func (c *claim) take(ctx context.Context, t *tx) error {
 	p := c.p
 	if len(c.mine) > 0 {
-		if _, err := t.exec(ctx, sqlFreeMine, uuid(p.Tenant), uuids(c.mine), t.node); err != nil {
+		if _, err := t.exec(ctx, sqlFreeMine, uuid(p.Tenant), uuids(c.mine), t.node, uuid(p.Webhook)); err != nil {
 			return fmt.Errorf("free what was given back: %w", err)
 		}
 	}
@@ -95,7 +95,7 @@ func (c *claim) take(ctx context.Context, t *tx) error {
 		}
 		slices.SortFunc(events, id.Event.Compare)
 		b.Queue(sqlBodies, uuid(p.Tenant), uuids(slices.Compact(events)))
-		b.Queue(sqlHold, uuid(p.Tenant), uuids(ids), t.node)
+		b.Queue(sqlHold, uuid(p.Tenant), uuids(ids), t.node, uuid(p.Webhook))
 	}
 	return c.readRest(t.conn.SendBatch(ctx, &b))
 }

@@ -244,7 +244,7 @@ func (s *Store) Release(ctx context.Context, tenant id.Tenant, webhook id.Webhoo
 		if err != nil || len(given) == 0 {
 			return err
 		}
-		_, err = t.exec(ctx, sqlFreeMine, uuid(tenant), uuids(given), t.node)
+		_, err = t.exec(ctx, sqlFreeMine, uuid(tenant), uuids(given), t.node, uuid(webhook))
 		return err
 	})
 }
