@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"flag"
+	"fmt"
 	"net/url"
 	"os"
 	"testing"
@@ -17,13 +19,25 @@ var server = pgtest.New(func(ctx context.Context, url string) error {
 	return err
 })
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, server)) }
+// The model of the suite is played less often than on SQLite, for each step waits for
+// the disk; HYPHA_SOAK=1 plays it as often.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if os.Getenv("HYPHA_SOAK") == "" {
+		if err := flag.Set("rapid.checks", "25"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	os.Exit(pgtest.Main(m, server))
+}
 
 func TestStore(t *testing.T) { storetest.Run(t, harness) }
 
 // A crash is a node that has neither left nor beats any more; the next start takes
 // over what it had.
 func harness(t *testing.T) storetest.Harness {
+	t.Parallel() // most of the time goes into waiting for the disk
 	return harnessAt(t, server.Reused(t, wipe))
 }
 

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,9 +35,9 @@ type Harness struct {
 	Spans bool
 }
 
-// Run runs the suite. open is called for each test, and closes what it opened
-// with the test's Cleanup.
-func Run(t *testing.T, open func(t *testing.T) Harness) {
+// Run runs the suite, or the groups of it that are named. open is called for each
+// test, and closes what it opened with the test's Cleanup.
+func Run(t *testing.T, open func(t *testing.T) Harness, groups ...string) {
 	for _, group := range []struct {
 		name  string
 		tests tests
@@ -53,6 +54,9 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"Isolation", isolationTests()},
 		{"Model", modelTests()},
 	} {
+		if len(groups) > 0 && !slices.Contains(groups, group.name) {
+			continue
+		}
 		t.Run(group.name, func(t *testing.T) {
 			for name, test := range group.tests {
 				// Whether a process holds what it publishes makes no difference to
