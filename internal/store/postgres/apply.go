@@ -76,7 +76,7 @@ func (s *Store) apply(ctx context.Context, b *store.Batch) error {
 	}
 	var l *ledger
 	var r *recorder
-	return s.transact(ctx, s.commits, sqlBeginShared, slices.Collect(maps.Keys(tenants)), func(t *tx, first *pgx.Batch) {
+	return s.transact(ctx, s.commits, sqlBeginApply, slices.Collect(maps.Keys(tenants)), func(t *tx, first *pgx.Batch) {
 		l, r = newLedger(t, b.Accepts), &recorder{t: t}
 		l.ask(first)
 		r.record(first, b.Outcomes)

@@ -15,19 +15,21 @@ import (
 
 const (
 	sqlMine     = `SELECT id FROM queue WHERE node = $1 AND tenant_id = $2 AND webhook_id = $3`
-	sqlFreeMine = `UPDATE queue SET node = NULL WHERE tenant_id = $1 AND webhook_id = $4 AND id = ANY($2) AND coalesce(node, 0) = $3`
+	sqlFreeMine = `UPDATE queue q SET node = NULL FROM unnest($1::uuid[], $2::uuid[]) AS o(tenant_id, id)
+		WHERE q.tenant_id = o.tenant_id AND q.id = o.id AND coalesce(q.node, 0) = $3`
 	// sqlDue passes over what another node is taking at this moment.
 	sqlDue = `SELECT q.id, q.due_at, q.event_id, q.given_id, q.event_type, q.attempts, q.try, q.trigger, q.expires_at, octet_length(e.body)
 		FROM queue q LEFT JOIN events e ON e.tenant_id = q.tenant_id AND e.id = q.event_id
 		WHERE q.tenant_id = $1 AND q.webhook_id = $2 AND q.node IS NULL AND q.due_at <= $3
 		ORDER BY q.due_at, q.id LIMIT $4 FOR UPDATE OF q SKIP LOCKED`
-	sqlHold    = `UPDATE queue SET node = $3 WHERE tenant_id = $1 AND webhook_id = $4 AND id = ANY($2)`
+	sqlHold = `UPDATE queue q SET node = $3 FROM unnest($1::uuid[], $2::uuid[]) AS o(tenant_id, id)
+		WHERE q.tenant_id = o.tenant_id AND q.id = o.id`
 	sqlBodies  = `SELECT id, body FROM events WHERE tenant_id = $1 AND id = ANY($2)`
 	sqlNextDue = `SELECT due_at FROM queue WHERE tenant_id = $1 AND webhook_id = $2 AND node IS NULL AND due_at > $3 ORDER BY due_at, id LIMIT 1`
-	sqlExpired = `SELECT id, expires_at, node FROM queue WHERE tenant_id = $1 AND webhook_id = $2 AND expires_at <= $3 ORDER BY expires_at, id LIMIT $4`
-	sqlNextEnd = `SELECT expires_at FROM queue WHERE tenant_id = $1 AND webhook_id = $2 AND expires_at > $3 ORDER BY expires_at, id LIMIT 1`
+	sqlExpired = `SELECT id, expires_at, node FROM queue WHERE tenant_id = $1 AND webhook_id = $2 AND expires_at <= $3 AND expires_at > 0 ORDER BY expires_at, id LIMIT $4`
+	sqlNextEnd = `SELECT expires_at FROM queue WHERE tenant_id = $1 AND webhook_id = $2 AND expires_at > $3 AND expires_at > 0 ORDER BY expires_at, id LIMIT 1`
 	sqlBacklog = `SELECT w.tenant_id, w.id, least(
-			(SELECT due_at FROM queue q WHERE q.tenant_id = w.tenant_id AND q.webhook_id = w.id AND q.node IS NULL ORDER BY due_at LIMIT 1),
+			(SELECT due_at FROM queue q WHERE q.tenant_id = w.tenant_id AND q.webhook_id = w.id AND q.node IS NULL ORDER BY due_at, id LIMIT 1),
 			(SELECT min(due_at) FROM queue q WHERE q.node = $1 AND q.tenant_id = w.tenant_id AND q.webhook_id = w.id))
 		FROM webhooks w WHERE (w.tenant_id, w.id) > ($2, $3) ORDER BY w.tenant_id, w.id LIMIT $4`
 )
@@ -78,7 +80,7 @@ func (c *claim) readMine(r pgx.BatchResults) error {
 func (c *claim) take(ctx context.Context, t *tx) error {
 	p := c.p
 	if len(c.mine) > 0 {
-		if _, err := t.exec(ctx, sqlFreeMine, uuid(p.Tenant), uuids(c.mine), t.node, uuid(p.Webhook)); err != nil {
+		if _, err := t.execByID(ctx, sqlFreeMine, sameTenant(p.Tenant, len(c.mine)), uuids(c.mine), t.node); err != nil {
 			return fmt.Errorf("free what was given back: %w", err)
 		}
 	}
@@ -95,7 +97,8 @@ func (c *claim) take(ctx context.Context, t *tx) error {
 		}
 		slices.SortFunc(events, id.Event.Compare)
 		b.Queue(sqlBodies, uuid(p.Tenant), uuids(slices.Compact(events)))
-		b.Queue(sqlHold, uuid(p.Tenant), uuids(ids), t.node, uuid(p.Webhook))
+		b.Queue(sqlByID)
+		b.Queue(sqlHold, sameTenant(p.Tenant, len(ids)), uuids(ids), t.node)
 	}
 	return c.readRest(t.conn.SendBatch(ctx, &b))
 }
@@ -183,8 +186,7 @@ func (c *claim) readRest(r pgx.BatchResults) (err error) {
 	for i := range c.out.Deliveries {
 		c.out.Deliveries[i].Body = bodies[c.out.Deliveries[i].Event]
 	}
-	_, err = r.Exec()
-	return err
+	return passOver(r, 2)
 }
 
 // mostHeld is how many deliveries of a webhook nodes may hold that a sweep has to
@@ -250,16 +252,18 @@ func (s *Store) Backlog(ctx context.Context) ([]store.BacklogLane, error) {
 	for {
 		n := 0
 		var due pgtype.Int8
-		err := each(ctx, s.pool, sqlBacklog, []any{s.node.Load(), uuid(tenant), uuid(webhook), int64(backlogChunk)},
-			[]any{(*[16]byte)(&tenant), (*[16]byte)(&webhook), &due}, func() error {
-				n++
-				if due.Valid {
-					lanes = append(lanes, store.BacklogLane{Tenant: tenant, Webhook: webhook, Due: fromMillis(due)})
-				}
-				return nil
-			})
+		err := s.look(ctx, func(ctx context.Context, q pgx.Tx) error {
+			return each(ctx, q, sqlBacklog, []any{s.node.Load(), uuid(tenant), uuid(webhook), int64(backlogChunk)},
+				[]any{(*[16]byte)(&tenant), (*[16]byte)(&webhook), &due}, func() error {
+					n++
+					if due.Valid {
+						lanes = append(lanes, store.BacklogLane{Tenant: tenant, Webhook: webhook, Due: fromMillis(due)})
+					}
+					return nil
+				})
+		})
 		if err != nil {
-			return nil, edge(fmt.Errorf("look for a backlog: %w", err))
+			return nil, fmt.Errorf("look for a backlog: %w", err)
 		}
 		if n < backlogChunk {
 			return lanes, nil

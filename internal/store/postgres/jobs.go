@@ -39,12 +39,13 @@ const (
 	sqlWebhook   = `SELECT 1 FROM webhooks WHERE tenant_id = $1 AND id = $2`
 
 	sqlFailedRows = `SELECT id, era FROM deliveries WHERE tenant_id = $1 AND webhook_id = $2 AND status = 3 AND id > $3 ORDER BY id LIMIT $4`
-	sqlQueueRows  = `SELECT id, era, node FROM queue WHERE tenant_id = $1 AND webhook_id = $2 AND id > $3 ORDER BY id LIMIT $4`
+	sqlQueueRows  = `SELECT id, era, node FROM queue WHERE tenant_id = $1 AND era >= 0 AND (webhook_id, id) > ($2, $3) AND webhook_id <= $2
+		ORDER BY webhook_id, id LIMIT $4`
 
 	// sqlGiveUp ends unfinished deliveries without an attempt, if they are still
 	// of an era before, and nobody's or this node's (or anybody's).
-	sqlGiveUp = `WITH gone AS (DELETE FROM queue WHERE tenant_id = $1 AND webhook_id = $2 AND id = ANY($3) AND era < $4
-				AND (node IS NULL OR node = $5 OR $6) RETURNING *)
+	sqlGiveUp = `WITH gone AS (DELETE FROM queue q USING unnest($1::uuid[], $3::uuid[]) AS o(tenant_id, id)
+				WHERE q.tenant_id = o.tenant_id AND q.id = o.id AND q.webhook_id = $2 AND q.era < $4 AND (q.node IS NULL OR q.node = $5 OR $6) RETURNING q.*)
 		INSERT INTO deliveries (tenant_id, id, webhook_id, event_id, era, expires_at, completed_at, last_at, last_us, last_status,
 			attempts, try, status, given_id, event_type, trigger, replay_id, last_kind, last_message, fail_kind, fail_message, detail)
 		SELECT tenant_id, id, webhook_id, event_id, $7::bigint, expires_at, $8::bigint, last_at, last_us, last_status,
@@ -66,13 +67,13 @@ const (
 				SELECT tenant_id, id, webhook_id, event_id, NULL, $7::bigint, $8::bigint, $9::bigint, CASE WHEN n > 0 THEN $10::smallint ELSE $11::smallint END, n, 0, given_id,
 					event_type, $12::text, $13::uuid, last_at, last_status, last_us, last_kind, last_message, detail FROM counted)
 		SELECT webhook_id, status FROM gone`
-	// sqlAskQueued starts the schedule of an unfinished delivery again. Whoever
+	// sqlAskQueued starts the schedule of one unfinished delivery again. Whoever
 	// holds it goes on holding it.
 	sqlAskQueued = `WITH ` + tried + `
 		UPDATE queue q SET attempts = c.n, try = 0, status = CASE WHEN c.n > 0 THEN $8::smallint ELSE $9::smallint END,
 			trigger = $10, replay_id = NULL, era = $5, due_at = $6, expires_at = $7
 		FROM (SELECT u.tenant_id, u.id, greatest(u.attempts, t.number) AS n FROM queue u LEFT JOIN tried t ON t.delivery_id = u.id
-			WHERE u.tenant_id = $1 AND u.id = ANY($2)) c
+			WHERE u.tenant_id = $1 AND u.id = $3) c
 		WHERE q.tenant_id = c.tenant_id AND q.id = c.id`
 )
 
@@ -348,7 +349,7 @@ func (t *tx) giveUp(ctx context.Context, g *giveUp) (int, error) {
 		return 0, err
 	}
 	kind, message := failure(&g.failure)
-	n, err := t.exec(ctx, sqlGiveUp, uuid(g.tenant), uuid(g.webhook), uuids(g.ids), g.era, t.node, g.anyNode,
+	n, err := t.execByID(ctx, sqlGiveUp, sameTenant(g.tenant, len(g.ids)), uuid(g.webhook), uuids(g.ids), g.era, t.node, g.anyNode,
 		t.tenants[g.tenant].era, millis(g.now), int16(status), kind, message)
 	if err != nil {
 		return 0, fmt.Errorf("give up deliveries: %w", err)

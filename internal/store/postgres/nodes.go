@@ -244,7 +244,7 @@ func (s *Store) Release(ctx context.Context, tenant id.Tenant, webhook id.Webhoo
 		if err != nil || len(given) == 0 {
 			return err
 		}
-		_, err = t.exec(ctx, sqlFreeMine, uuid(tenant), uuids(given), t.node, uuid(webhook))
+		_, err = t.execByID(ctx, sqlFreeMine, sameTenant(tenant, len(given)), uuids(given), t.node)
 		return err
 	})
 }

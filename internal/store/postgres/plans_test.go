@@ -135,7 +135,6 @@ func TestPlans(t *testing.T) {
 	read(2, "what is left of a time", sqlLive, uuid(at(2)), uuid(at(4)), int64(10))
 	write(planSpans, "failed ones of a job", sqlFailedRows, tenant, uuid(webhook), uuid(at(2)), int64(10))
 	write(0, "queued ones of a job", sqlQueueRows, tenant, uuid(webhook), uuid(at(2)), int64(10))
-	write(0, "giving up", sqlGiveUp, tenant, uuid(webhook), ids, anyEra, int64(1), false, int64(1), int64(1), int16(3), text("a"), text("b"))
 	write(1, "retrying finished ones", sqlAskDone, tenant, ids, uuid(third), uuid(third), anyEra, true, int64(1), int64(1), int64(1), int16(1), int16(0), "manual", uuid(third))
 	write(1, "retrying unfinished ones", sqlAskQueued, tenant, ids, uuid(third), uuid(third), int64(1), int64(1), int64(1), int16(1), int16(0), "manual")
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/plinqx/hypha/internal/hook"
@@ -31,20 +32,33 @@ const (
 
 // sqlBegin is the first statement of every writing transaction. It sets, for the
 // transaction alone: that a client that stops in the middle loses it before its
-// lease ends, and that plans go by index whatever the statistics of a table say
-// that was empty a moment ago (and are not compiled where they can't). Then it takes the locks: of the node, so that it
+// lease ends, and how plans are made. Then it takes the locks: of the node, so that it
 // can't be declared dead meanwhile, and of the tenants.
+//
+// Plans must hold whatever the statistics of a table say, which may be from when it
+// was empty: then all that is not ruled out costs the same. So they go by an index,
+// and none is compiled; and what is asked for in an order goes down an index that has
+// it (byOrder: nothing is sorted), while what is asked for by its id is looked up, row
+// by row (byID: no index is walked through). A statement's plan is made when a
+// connection first runs it, and kept.
 //
 // The classes of advisory locks: 7001 tenants, 7002 nodes, 7003 folding of counts,
 // 7004 spans, 7005 starts.
 const (
 	sqlSet = `set_config('idle_in_transaction_session_timeout', '4000', true), set_config('statement_timeout', '9000', true),
 		set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-		set_config('jit', 'off', true)`
-	sqlBeginShared = `SELECT ` + sqlSet + `, pg_advisory_xact_lock_shared(7002, $1), (SELECT count(pg_advisory_xact_lock_shared(7001, k)) FROM unnest($2::int[]) k)`
-	sqlBeginAlone  = `SELECT ` + sqlSet + `, pg_advisory_xact_lock_shared(7002, $1), (SELECT count(pg_advisory_xact_lock(7001, k)) FROM unnest($2::int[]) k)`
-	sqlNodeLives   = `SELECT EXISTS (SELECT 1 FROM nodes WHERE id = $1)`
-	sqlVersions    = `SELECT t.id, t.config_version, t.era FROM unnest($1::uuid[]) AS v(id) JOIN tenants t ON t.id = v.id WHERE NOT t.removed`
+		set_config('enable_sort', 'off', true), set_config('jit', 'off', true)`
+	byOrder = `set_config('enable_bitmapscan', 'off', true), set_config('enable_indexscan', 'on', true), set_config('enable_indexonlyscan', 'on', true)`
+	byID    = `set_config('enable_bitmapscan', 'on', true), set_config('enable_indexscan', 'off', true), set_config('enable_indexonlyscan', 'off', true)`
+
+	sqlBeginShared = `SELECT ` + sqlSet + `, ` + byOrder + `, pg_advisory_xact_lock_shared(7002, $1), (SELECT count(pg_advisory_xact_lock_shared(7001, k)) FROM unnest($2::int[]) k)`
+	sqlBeginAlone  = `SELECT ` + sqlSet + `, ` + byOrder + `, pg_advisory_xact_lock_shared(7002, $1), (SELECT count(pg_advisory_xact_lock(7001, k)) FROM unnest($2::int[]) k)`
+	// sqlBeginApply begins what asks for everything by its id.
+	sqlBeginApply = `SELECT ` + sqlSet + `, ` + byID + `, pg_advisory_xact_lock_shared(7002, $1), (SELECT count(pg_advisory_xact_lock_shared(7001, k)) FROM unnest($2::int[]) k)`
+	sqlByID       = `SELECT ` + byID
+	sqlByOrder    = `SELECT ` + byOrder
+	sqlNodeLives  = `SELECT EXISTS (SELECT 1 FROM nodes WHERE id = $1)`
+	sqlVersions   = `SELECT t.id, t.config_version, t.era FROM unnest($1::uuid[]) AS v(id) JOIN tenants t ON t.id = v.id WHERE NOT t.removed`
 )
 
 // tenantState is what a transaction must know of a tenant. A tenant that is not
@@ -225,6 +239,19 @@ func (t *tx) send(ctx context.Context, b *pgx.Batch) error { return t.conn.SendB
 func (t *tx) exec(ctx context.Context, text string, args ...any) (int64, error) {
 	tag, err := t.conn.Exec(ctx, text, args...)
 	return tag.RowsAffected(), err
+}
+
+// execByID is exec in a transaction that asks for things in their order, for a
+// statement that asks by id.
+func (t *tx) execByID(ctx context.Context, text string, args ...any) (n int64, err error) {
+	var b pgx.Batch
+	b.Queue(sqlByID)
+	b.Queue(text, args...).Exec(func(tag pgconn.CommandTag) error {
+		n = tag.RowsAffected()
+		return nil
+	})
+	b.Queue(sqlByOrder)
+	return n, t.send(ctx, &b)
 }
 
 // each calls row for each row of a query, with its columns in to.

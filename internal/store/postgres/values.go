@@ -1,12 +1,14 @@
 package postgres
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/id"
 )
 
 // How values go to the database and come back. Types are those that pgx knows the
@@ -26,6 +28,11 @@ func uuids[T ~[16]byte](vs []T) []pgtype.UUID {
 		out[i] = uuid(v)
 	}
 	return out
+}
+
+// sameTenant is a tenant n times: statements that ask by id name it with each.
+func sameTenant(tenant id.Tenant, n int) []pgtype.UUID {
+	return slices.Repeat([]pgtype.UUID{uuid(tenant)}, n)
 }
 
 func text(s string) pgtype.Text       { return pgtype.Text{String: s, Valid: true} }

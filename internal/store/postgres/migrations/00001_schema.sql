@@ -154,6 +154,11 @@ CREATE INDEX event_keys_event ON event_keys (event_id) WHERE event_id IS NOT NUL
 
 -- The unfinished deliveries. node is the incarnation that has one in memory; NULL
 -- while it is free. A row that is done moves to deliveries.
+--
+-- The table is empty at one moment and has a million rows at the next, and what the
+-- planner believes of it is often wrong. So every index but the primary key has a
+-- condition, if need be one that is always true: a statement says by its own
+-- conditions which of them it may go by.
 CREATE TABLE queue (
     tenant_id    uuid NOT NULL,
     id           uuid NOT NULL,
@@ -180,8 +185,8 @@ CREATE TABLE queue (
 ) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX queue_free ON queue (tenant_id, webhook_id, due_at, id) WHERE node IS NULL;
 CREATE INDEX queue_held ON queue (node, tenant_id, webhook_id) WHERE node IS NOT NULL;
-CREATE INDEX queue_expiry ON queue (tenant_id, webhook_id, expires_at, id);
-CREATE INDEX queue_webhook ON queue (tenant_id, webhook_id, id);
+CREATE INDEX queue_expiry ON queue (tenant_id, webhook_id, expires_at, id) WHERE expires_at > 0;
+CREATE INDEX queue_webhook ON queue (tenant_id, webhook_id, id) WHERE era >= 0;
 
 -- Of a tenant: history, in spans of time --------------------------------------
 
