@@ -35,6 +35,7 @@ type (
 	keyKind      struct{}
 	userKind     struct{}
 	sessionKind  struct{}
+	auditKind    struct{}
 )
 
 func (tenantKind) prefix() string   { return "ten" }
@@ -45,6 +46,7 @@ func (replayKind) prefix() string   { return "rpl" }
 func (keyKind) prefix() string      { return "key" }
 func (userKind) prefix() string     { return "usr" }
 func (sessionKind) prefix() string  { return "ses" }
+func (auditKind) prefix() string    { return "aud" }
 
 // The kinds of id. The prefix of each is in its text form.
 type (
@@ -56,6 +58,7 @@ type (
 	Key      = ID[keyKind]      // key_
 	User     = ID[userKind]     // usr_
 	Session  = ID[sessionKind]  // ses_
+	Audit    = ID[auditKind]    // aud_
 )
 
 // ID is one identifier. The zero value is no id; it is comparable, and orders
@@ -95,6 +98,7 @@ func NewReplay() (Replay, error)     { return New[replayKind]() }   // NewReplay
 func NewKey() (Key, error)           { return New[keyKind]() }      // NewKey makes an API key's id.
 func NewUser() (User, error)         { return New[userKind]() }     // NewUser makes a user's id.
 func NewSession() (Session, error)   { return New[sessionKind]() }  // NewSession makes a session's id.
+func NewAudit() (Audit, error)       { return New[auditKind]() }    // NewAudit makes the id of an entry in the audit log.
 
 func ParseTenant(s string) (Tenant, error)     { return Parse[tenantKind](s) }   // ParseTenant reads ten_…
 func ParseWebhook(s string) (Webhook, error)   { return Parse[webhookKind](s) }  // ParseWebhook reads wh_…

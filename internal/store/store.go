@@ -36,6 +36,7 @@ type Store interface {
 	History
 	Configuration
 	Directory
+	Audit
 
 	// Ping answers whether a write would be possible now: the store is there,
 	// takes the writer's turn, and has room.
@@ -314,7 +315,8 @@ type History interface {
 	Stats(ctx context.Context, q StatsQuery) (*Stats, error)
 
 	// Prune deletes what was created before p.Before and is finished, at most p.Limit
-	// rows of each kind, and used-up idempotency keys and sessions.
+	// rows of each kind, used-up idempotency keys and sessions, and the entries of the
+	// audit log that were made before p.AuditBefore.
 	Prune(ctx context.Context, p PruneParams) (*PruneResult, error)
 	// Size is what the history takes on disk, in bytes, without free pages.
 	Size(ctx context.Context) (int64, error)
@@ -377,13 +379,16 @@ type Stats struct {
 // PruneParams bounds what one call deletes.
 type PruneParams struct {
 	Before time.Time
-	Now    time.Time
-	Limit  int
+	// AuditBefore is Before for the audit log; zero: nothing of it goes.
+	AuditBefore time.Time
+	Now         time.Time
+	Limit       int
 }
 
 // PruneResult says what was deleted.
 type PruneResult struct {
 	Events, Deliveries int
+	AuditEntries       int
 	More               bool
 }
 

@@ -35,6 +35,7 @@ const (
 	sqlEndJobs         = `UPDATE jobs SET done = true WHERE tenant_id = $1 AND webhook_id = $2 AND NOT done`
 	sqlForgetRevisions = `DELETE FROM webhook_revisions WHERE tenant_id = $1 AND webhook_id = $2 AND revision <= $3`
 	sqlInsertRevision  = `INSERT INTO webhook_revisions (tenant_id, webhook_id, revision, data, sealed) VALUES ($1, $2, $3, $4, $5)`
+	sqlPausedUntil     = `SELECT paused_until FROM lanes WHERE tenant_id = $1 AND webhook_id = $2 FOR UPDATE`
 	sqlPause           = `INSERT INTO lanes (tenant_id, webhook_id, paused_until) VALUES ($1, $2, $3)
 		ON CONFLICT (tenant_id, webhook_id) DO UPDATE SET paused_until = excluded.paused_until, changed_at = clock_timestamp()`
 
@@ -269,6 +270,14 @@ func (s *Store) SetPause(ctx context.Context, tenant id.Tenant, webhook id.Webho
 		}
 		if !found {
 			return hook.NotFound("Webhook")
+		}
+		var before int64
+		if _, err := t.one(ctx, sqlPausedUntil, []any{uuid(tenant), uuid(webhook)}, &before); err != nil {
+			return err
+		}
+		if before == millis(until) || before <= 0 && until.IsZero() {
+			t.unchanged()
+			return nil
 		}
 		t.notify()
 		return t.pause(ctx, tenant, webhook, until)

@@ -136,8 +136,14 @@ func (s *Store) StartJob(ctx context.Context, p store.JobParams) (*store.Job, er
 		if !found {
 			return hook.NotFound("Webhook")
 		}
-		out, err = t.startJob(ctx, p)
-		return err
+		if out, err = t.startJob(ctx, p); err != nil {
+			return err
+		}
+		if out.Existing {
+			t.unchanged()
+		}
+		t.audit.SetCount("deliveries", out.Total)
+		return nil
 	})
 	return out, err
 }

@@ -105,7 +105,8 @@ func (p *pruner) turn(ctx context.Context, f func(context.Context, *tx) error) e
 	})
 }
 
-// usedUp deletes keys and sessions that have ended, and jobs that are history.
+// usedUp deletes keys and sessions that have ended, jobs that are history, and old
+// entries of the audit log.
 func (p *pruner) usedUp(ctx context.Context) error {
 	return p.turn(ctx, func(ctx context.Context, t *tx) error {
 		for _, d := range [...]struct {
@@ -120,7 +121,13 @@ func (p *pruner) usedUp(ctx context.Context) error {
 			}
 			p.out.More = p.out.More || n == int64(p.p.Limit)
 		}
-		return nil
+		if p.p.AuditBefore.IsZero() {
+			return nil
+		}
+		n, err := t.exec(ctx, sqlOldAudit, uuid(id.First(p.p.AuditBefore)), int64(p.p.Limit))
+		p.out.AuditEntries = int(n)
+		p.out.More = p.out.More || n == int64(p.p.Limit)
+		return err
 	})
 }
 
@@ -147,7 +154,7 @@ func (p *pruner) removedTenant(ctx context.Context) error {
 		}{
 			{"attempts", "delivery_id", nil}, {"deliveries", "id", &deleted.Deliveries}, {"queue", "id", &deleted.Deliveries}, {"events", "id", &deleted.Events},
 			{"event_keys", "kind, key", nil}, {"count_log", "node, n", nil}, {"counters", "webhook_id, level, bucket", nil},
-			{"gauges", "webhook_id", nil}, {"webhook_revisions", "webhook_id, revision", nil},
+			{"gauges", "webhook_id", nil}, {"webhook_revisions", "webhook_id, revision", nil}, {"audit", "id", &deleted.AuditEntries},
 		} {
 			n, err := t.deleteOf(ctx, tenant, d.table, d.id, left)
 			if err != nil {
@@ -165,6 +172,7 @@ func (p *pruner) removedTenant(ctx context.Context) error {
 	})
 	p.out.Deliveries += deleted.Deliveries
 	p.out.Events += deleted.Events
+	p.out.AuditEntries += deleted.AuditEntries
 	p.out.More = p.out.More || deleted.More
 	return err
 }

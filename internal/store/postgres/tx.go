@@ -75,6 +75,8 @@ type tx struct {
 	node    int64
 	tenants map[id.Tenant]tenantState
 	tally   tally
+	// audit is the entry that goes with what is written (audit.go); nil without one.
+	audit *hook.AuditEntry
 	// first are the answers of statements that were sent with the first round.
 	first []func(pgx.BatchResults) error
 	// last are statements that go with the commit.
@@ -106,7 +108,7 @@ func (s *Store) transact(ctx context.Context, pool *pgxpool.Pool, begin string, 
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for n := 1; ; n++ {
-		t := &tx{s: s, node: s.node.Load(), tenants: make(map[id.Tenant]tenantState, len(tenants))}
+		t := &tx{s: s, node: s.node.Load(), tenants: make(map[id.Tenant]tenantState, len(tenants)), audit: store.AuditOf(ctx)}
 		err := t.run(ctx, pool, begin, tenants, more, f)
 		if err == nil {
 			s.counted(t)
@@ -220,13 +222,18 @@ func (t *tx) rollback(ctx context.Context) {
 	_, _ = t.conn.Exec(ctx, "ROLLBACK")
 }
 
-// commit writes what was counted, and commits, with one round trip. After an error
+// commit writes what was counted, and the entry of the audit log, and commits, with
+// one round trip. After an error
 // the statements that follow it are not run: it commits all or nothing.
 func (t *tx) commit(ctx context.Context) error {
 	if !t.tally.empty() {
 		tenants, numbers, data := t.tally.encode(t.s)
 		t.last.Queue("INSERT INTO count_log (tenant_id, node, n, data) SELECT tenant_id, $2, n, data FROM unnest($1::uuid[], $3::bigint[], $4::bytea[]) AS v(tenant_id, n, data)",
 			tenants, t.node, numbers, data)
+	}
+	if err := t.record(); err != nil {
+		t.rollback(ctx)
+		return err
 	}
 	t.last.Queue("COMMIT")
 	return t.send(ctx, &t.last)

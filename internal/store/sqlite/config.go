@@ -199,6 +199,14 @@ func (s *Store) SetPause(ctx context.Context, tenant id.Tenant, webhook id.Webho
 		if !found {
 			return hook.NotFound("Webhook")
 		}
+		var before time.Time
+		if _, err := t.one("SELECT paused_until FROM lanes WHERE tenant_id = ? AND webhook_id = ?", func(r row) { before = r.time(0) }, tenant[:], webhook[:]); err != nil {
+			return err
+		}
+		if before.Equal(until) {
+			t.unchanged()
+			return nil
+		}
 		if until.IsZero() {
 			_, err = t.exec("DELETE FROM lanes WHERE tenant_id = ? AND webhook_id = ?", tenant[:], webhook[:])
 			return err

@@ -84,8 +84,14 @@ func (s *Store) StartJob(ctx context.Context, p store.JobParams) (*store.Job, er
 		if !found {
 			return hook.NotFound("Webhook")
 		}
-		out, err = t.startJob(p)
-		return err
+		if out, err = t.startJob(p); err != nil {
+			return err
+		}
+		if out.Existing {
+			t.unchanged()
+		}
+		t.audit.SetCount("deliveries", out.Total)
+		return nil
 	})
 	return out, err
 }

@@ -93,6 +93,9 @@ func (s *Store) Prune(ctx context.Context, params store.PruneParams) (*store.Pru
 		if err := p.usedUp(); err != nil {
 			return err
 		}
+		if err := p.oldAudit(); err != nil {
+			return err
+		}
 		if err := p.removedTenants(); err != nil {
 			return err
 		}
@@ -149,6 +152,7 @@ func (p *pruner) removedTenants() error {
 		{"DELETE FROM counters WHERE (tenant_id, webhook_id, level, bucket) IN (SELECT tenant_id, webhook_id, level, bucket FROM counters WHERE tenant_id = ? LIMIT ?)", nil},
 		{"DELETE FROM gauges WHERE (tenant_id, webhook_id) IN (SELECT tenant_id, webhook_id FROM gauges WHERE tenant_id = ? LIMIT ?)", nil},
 		{"DELETE FROM webhook_revisions WHERE (tenant_id, webhook_id, revision) IN (SELECT tenant_id, webhook_id, revision FROM webhook_revisions WHERE tenant_id = ? LIMIT ?)", nil},
+		{"DELETE FROM audit WHERE (tenant_id, id) IN (SELECT tenant_id, id FROM audit WHERE tenant_id = ? LIMIT ?)", &p.out.AuditEntries},
 	} {
 		if left <= 0 {
 			break

@@ -37,6 +37,7 @@ func sourceOf(part string) (source, bool) {
 		// finds what it has done already done.
 		"jobs":     {table: "jobs", key: []string{"tenant_id", "id"}, as: map[string]string{"cursor_id": "zeroblob(16)", "passed": "0"}},
 		"gauges":   {table: "gauges", key: []string{"tenant_id", "webhook_id"}},
+		"audit":    {table: "audit", key: []string{"tenant_id", "id"}},
 		"counters": {table: "counters", key: []string{"tenant_id", "webhook_id", "level", "bucket"}},
 	}[part]
 	// What a removed tenant left is not taken along: it is on its way out.

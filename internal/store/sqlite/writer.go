@@ -7,6 +7,7 @@ import (
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/store"
 )
 
 // tx is a transaction of the writer, and what it will change in memory once it
@@ -24,6 +25,9 @@ type tx struct {
 	heldEvents  int        // how many were added to the store's
 	heldWritten []*heldRow // what got its row
 	heldNoted   bool       // held_from was written
+
+	// audit is the entry that goes with what is written (audit.go); nil without one.
+	audit *hook.AuditEntry
 
 	wantFold bool // the log of counts is to be folded
 	folded   bool // it was
@@ -46,15 +50,22 @@ func (s *Store) takeTurn(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// write runs fn in a transaction. When it returns nil, the transaction is on
-// disk. An error leaves no trace, neither there nor in memory.
+// write runs fn in a transaction, and writes the entry of the audit log that ctx
+// carries. When it returns nil, the transaction is on disk. An error leaves no trace,
+// neither there nor in memory.
 func (s *Store) write(ctx context.Context, fn func(*tx) error) error {
 	release, err := s.takeTurn(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	return edge(s.transact(ctx, fn))
+	return edge(s.transact(ctx, func(t *tx) error {
+		t.audit = store.AuditOf(ctx)
+		if err := fn(t); err != nil {
+			return err
+		}
+		return t.record()
+	}))
 }
 
 // transact is write for one who has the turn.

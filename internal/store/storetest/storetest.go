@@ -49,6 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness, groups ...string) {
 		{"Lists", listTests()},
 		{"Stats", statsTests()},
 		{"Prune", pruneTests()},
+		{"Audit", auditTests()},
 		{"Configuration", configTests()},
 		{"Directory", directoryTests()},
 		{"Isolation", isolationTests()},

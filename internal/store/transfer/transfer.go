@@ -82,6 +82,7 @@ func Parts() []Part {
 			id("cursor_id"), flag("passed")),
 		part("gauges", id("tenant_id", "webhook_id"), num("pending", "failed", "total")),
 		part("counters", id("tenant_id", "webhook_id"), num("level", "bucket", "succeeded", "failed"), raw("latency")),
+		part("audit", id("tenant_id", "id"), txt("action", "actor", "object", "data")),
 	}
 }
 
