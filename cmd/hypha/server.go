@@ -148,7 +148,7 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		Schedule: s.RetrySchedule, Prefix: prefix, UserAgent: userAgent, Now: clock.Now, Logger: logger,
 		Slots: s.Slots, Memory: s.LaneMemory, MaxAge: s.MaxAge, Attempted: metrics.Attempted,
 	}
-	pruning := retention.Options{Store: v.store, MaxAge: s.HistoryAge, MaxBytes: s.HistorySize, Now: clock.Now, Logger: logger}
+	pruning := retention.Options{Store: v.store, MaxAge: s.HistoryAge, MaxBytes: s.HistorySize, AuditAge: s.AuditAge, Now: clock.Now, Logger: logger}
 	if nodes != nil {
 		sending.MaySend, sending.TellBreaker, sending.Release = v.cluster.MaySend, nodes.SetBreaker, nodes.Release
 		metrics.WatchNode(func() obs.NodeState { return nodeState(v.cluster) })
@@ -166,7 +166,7 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	metrics.Watch(v.state)
 	v.http = &http.Server{
 		Handler: api.New(api.Options{
-			Auth: v.auth, Catalog: configs, Registry: webhooks, Replays: v.replays, History: v.store, Now: clock.Now,
+			Auth: v.auth, Catalog: configs, Registry: webhooks, Replays: v.replays, History: v.store, Audit: v.store, Now: clock.Now,
 			Publisher: ingest.New(ingest.Options{
 				Catalog: configs, Committer: v.committer, Lanes: v.dispatcher, Now: clock.Now, MaxAge: s.MaxAge, MaxQueued: s.MaxQueued,
 			}),

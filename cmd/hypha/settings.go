@@ -43,6 +43,7 @@ type settings struct {
 	LaneMemory  int           `help:"Most memory for deliveries that wait to be sent, in bytes; the rest waits on disk." default:"33554432" placeholder:"BYTES"`
 	HistoryAge  time.Duration `help:"How long history is kept." default:"720h" placeholder:"DURATION"`
 	HistorySize int64         `help:"How large history may grow, in bytes; the oldest goes first." default:"10737418240" placeholder:"BYTES"`
+	AuditAge    time.Duration `help:"How long the audit log is kept: who changed what." default:"9600h" placeholder:"DURATION"`
 
 	DebugListen string `help:"Address to serve Go's profiles on. They show memory: keep it to yourself. Off if not given." placeholder:"HOST:PORT"`
 
@@ -106,6 +107,9 @@ func (s *settings) check() (c checked, err error) {
 	}
 	if s.HistoryAge < time.Hour {
 		note("history-age", errors.New("must be an hour at least"))
+	}
+	if s.AuditAge < 24*time.Hour {
+		note("audit-age", errors.New("must be a day at least: 24h"))
 	}
 	return c, errors.Join(problems...)
 }

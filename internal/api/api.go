@@ -75,7 +75,7 @@ type History interface {
 	WebhookRevision(ctx context.Context, tenant id.Tenant, webhook id.Webhook, revision int64) (*store.WebhookRow, error)
 }
 
-// Options are what the API needs. The first seven are required.
+// Options are what the API needs. The first eight are required.
 type Options struct {
 	Auth      *auth.Auth
 	Catalog   *catalog.Catalog
@@ -83,6 +83,7 @@ type Options struct {
 	Publisher Publisher
 	Replays   Replays
 	History   History
+	Audit     AuditLog
 	Now       func() time.Time
 
 	// Admit says whether an event of a tenant could be taken in now. It is asked
@@ -188,6 +189,7 @@ type access uint8
 const (
 	tenants   access = iota // a credential that belongs to, or acts for, a tenant
 	operators               // an operator, for no tenant in particular
+	either                  // both: an operator may act for a tenant, or for none
 	everybody               // no credential is asked for
 )
 
@@ -209,6 +211,7 @@ func (a *api) endpoints() []endpoint {
 		events     = "/services/events"
 		keys       = "/services/api-keys"
 		tenantsAt  = "/services/tenants"
+		auditAt    = "/services/audit"
 
 		readHooks   = hook.ScopeWebhooksRead
 		writeHooks  = hook.ScopeWebhooksWrite
@@ -236,6 +239,9 @@ func (a *api) endpoints() []endpoint {
 		{get, keys + "/{key}", tenants, admin, plain, a.getKey},
 		{patch, keys + "/{key}", tenants, admin, plain, a.updateKey},
 		{remove, keys + "/{key}", tenants, admin, plain, a.deleteKey},
+
+		{get, auditAt, either, admin, params, a.listAudit},
+		{get, auditAt + "/export", either, admin, params, a.exportAudit},
 
 		{get, tenantsAt, operators, operator, params, a.listTenants},
 		{post, tenantsAt, operators, operator, plain, a.createTenant},

@@ -84,8 +84,13 @@ type reply struct {
 	status      int
 	value       any
 	raw         []byte
-	contentType string // of raw; "" is JSON
+	contentType string // of raw and stream; "" is JSON
+	// stream writes an answer that is too long to be there already.
+	stream func(http.ResponseWriter) error
 }
+
+// errClientLeft is why a long answer came to no end: nobody takes it any more.
+var errClientLeft = errors.New("the client does not take the answer")
 
 // exchange watches a request's answer.
 type exchange struct {
@@ -95,8 +100,9 @@ type exchange struct {
 	bytes  int64
 	tenant id.Tenant
 	err    error
-	// failed says that the handler panicked.
-	failed bool
+	// failed says that the handler panicked, and cut that the answer had begun when
+	// the server could not go on with it.
+	failed, cut bool
 }
 
 // WriteHeader notes the status.
@@ -175,7 +181,7 @@ func (a *api) finished(e *exchange, r *http.Request, requestID string, took time
 	switch {
 	case e.failed || e.status == http.StatusInternalServerError:
 		level = slog.LevelError
-	case e.status > http.StatusInternalServerError && !refusal(e.err):
+	case e.cut, e.status > http.StatusInternalServerError && !refusal(e.err):
 		level = slog.LevelInfo
 	}
 	if !a.o.Logger.Enabled(r.Context(), level) {
@@ -232,8 +238,30 @@ func (a *api) handler(e endpoint) http.Handler {
 			a.fail(w, err)
 			return
 		}
+		if rep.stream != nil {
+			a.stream(w, r, rep)
+			return
+		}
 		a.succeed(w, rep)
 	})
+}
+
+// stream answers piece by piece. If it can't come to the end, it cuts the
+// connection, so that nobody takes a part for the whole.
+func (a *api) stream(w http.ResponseWriter, r *http.Request, rep reply) {
+	w.Header().Set("Content-Type", rep.contentType)
+	w.WriteHeader(rep.status)
+	if r.Method == http.MethodHead {
+		return
+	}
+	err := rep.stream(w)
+	if err == nil {
+		return
+	}
+	if e, ok := w.(*exchange); ok {
+		e.err, e.cut = err, !errors.Is(err, errClientLeft) && r.Context().Err() == nil
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // enter lets the caller in, or not, and does what is asked.
@@ -249,6 +277,12 @@ func (a *api) enter(c *call, e endpoint) (reply, error) {
 			return reply{}, hook.Invalid(hook.Detail{Path: headerTenant, Message: "is required with an operator's key: the id of the tenant to act for"})
 		}
 	}
+	if e.access == either && c.principal.Tenant.IsZero() && !c.principal.Operator {
+		return reply{}, auth.ErrForbidden()
+	}
+	if e.audited() {
+		c.attribute()
+	}
 	if !e.query && c.URL.RawQuery != "" && e.access != everybody {
 		if err := newQuery(c).err(); err != nil {
 			return reply{}, err
@@ -262,7 +296,7 @@ func (a *api) authenticate(c *call, who access) error {
 	if err != nil {
 		return err
 	}
-	if acting := c.Header[headerTenant]; len(acting) > 0 && who == tenants {
+	if acting := c.Header[headerTenant]; len(acting) > 0 && who != operators {
 		if len(acting) > 1 {
 			return hook.Invalid(hook.Detail{Path: headerTenant, Message: "is given twice"})
 		}

@@ -94,7 +94,7 @@ func newServer(t *testing.T, change func(*api.Options)) *server {
 	}
 	s.tenant = made.Tenant.ID
 	o := api.Options{
-		Auth: who, Catalog: cat, History: s.store, Now: time.Now, UserAgent: "Hypha-Webhooks/test",
+		Auth: who, Catalog: cat, History: s.store, Audit: s.store, Now: time.Now, UserAgent: "Hypha-Webhooks/test",
 		Registry: registry.New(registry.Options{
 			Store: s.store, Catalog: cat, URLs: policy, HeaderPrefix: "X-Plinqx", Now: s.now, Discard: func(id.Tenant, id.Replay) {},
 		}),

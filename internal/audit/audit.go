@@ -14,7 +14,7 @@ package audit
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"reflect"
 	"time"
 	"unicode/utf8"
 
@@ -69,9 +69,10 @@ func (d *Diff) Set(field string, to any) {
 	*d = append(*d, hook.AuditChange{Field: field, To: value(to)})
 }
 
-// Changed notes a field with its old and its new value, if they differ.
+// Changed notes a field with its old and its new value, if they differ. Both are of
+// one type.
 func (d *Diff) Changed(field string, from, to any) {
-	if fmt.Sprint(from) != fmt.Sprint(to) {
+	if !reflect.DeepEqual(from, to) {
 		*d = append(*d, hook.AuditChange{Field: field, From: value(from), To: value(to)})
 	}
 }

@@ -40,6 +40,7 @@ type Store interface {
 	InsertKey(ctx context.Context, k store.KeyRow) (version int64, err error)
 	UpdateKey(ctx context.Context, k store.KeyRow) (version int64, err error)
 	DeleteKey(ctx context.Context, tenant id.Tenant, key id.Key) (version int64, err error)
+	RecordAudit(ctx context.Context) error
 }
 
 // Options are what Auth needs; all are required but Logger.
@@ -66,6 +67,7 @@ type Auth struct {
 	o         Options
 	passwords *passwords
 	limits    *loginLimits
+	failures  *loginFailures
 	editing   sync.Mutex // one change of a key at a time
 
 	mu       sync.RWMutex
@@ -107,7 +109,7 @@ func New(o Options) (*Auth, error) {
 		return nil, err
 	}
 	return &Auth{
-		o: o, passwords: p, limits: newLoginLimits(),
+		o: o, passwords: p, limits: newLoginLimits(), failures: newLoginFailures(),
 		keys:     make(map[[32]byte]*knownKey),
 		sessions: make(map[[32]byte]knownSession),
 		uses:     make(map[id.Key]store.KeyUse),
@@ -349,7 +351,7 @@ func (a *Auth) ActFor(ctx context.Context, p *Principal, tenant string) (*Princi
 	return &acting, nil
 }
 
-// Start begins to write down the last uses of keys. Stop ends it.
+// Start begins to write down the last uses of keys, and failed log-ins. Stop ends it.
 func (a *Auth) Start() { go a.writeUses() }
 
 // Stop ends what Start began, and writes what is not written yet. It must be
@@ -361,6 +363,7 @@ func (a *Auth) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	a.recordFailures(ctx, true)
 	return a.flushUses(ctx)
 }
 
@@ -378,6 +381,7 @@ func (a *Auth) writeUses() {
 		if err := a.flushUses(ctx); err != nil {
 			a.o.Logger.Warn("the last uses of API keys could not be written and will be tried again", "err", err)
 		}
+		a.recordFailures(ctx, false)
 		cancel()
 	}
 }

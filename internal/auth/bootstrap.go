@@ -98,7 +98,7 @@ func (a *Auth) addOperatorKey(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	return a.o.Store.InsertOperatorKey(ctx, made)
+	return a.o.Store.InsertOperatorKey(noteNewKey(ctx, hook.AuditOperatorKeyCreated, &made.APIKey, false), made)
 }
 
 // unfinished is the name of the first tenant until it has its administrator and
@@ -138,7 +138,7 @@ func (a *Auth) fillFirstTenant(ctx context.Context, t *hook.Tenant, b Bootstrap)
 			return nil, err
 		}
 	}
-	_, err = a.insertKey(ctx, t.ID, made.APIKey, NewKey{Name: "bootstrap", Scopes: []hook.Scope{hook.ScopeAdmin}})
+	_, err = a.insertKey(ctx, t.ID, made.APIKey, b.APIKey == "", NewKey{Name: "bootstrap", Scopes: []hook.Scope{hook.ScopeAdmin}})
 	if err != nil {
 		return nil, fmt.Errorf("API key: %w", err)
 	}
@@ -151,7 +151,7 @@ func (a *Auth) fillFirstTenant(ctx context.Context, t *hook.Tenant, b Bootstrap)
 		return nil, err
 	}
 	user := hook.User{ID: userID, Tenant: t.ID, Email: b.Email, Role: hook.RoleAdministrator, PasswordHash: hash, CreatedAt: a.now()}
-	if err := a.o.Store.InsertUser(ctx, user); err != nil {
+	if err := a.o.Store.InsertUser(noteUser(ctx, hook.AuditUserCreated, &user, b.Password == ""), user); err != nil {
 		return nil, fmt.Errorf("administrator: %w", err)
 	}
 	whole, err := a.rename(ctx, t, DefaultTenant)

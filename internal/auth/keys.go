@@ -112,7 +112,7 @@ func (a *Auth) CreateKey(ctx context.Context, maker *Principal, k NewKey) (*Made
 	if err != nil {
 		return nil, err
 	}
-	return a.insertKey(ctx, maker.Tenant, secret, k)
+	return a.insertKey(ctx, maker.Tenant, secret, true, k)
 }
 
 // tenantScopesOf is what of a maker's scopes a tenant's key can have: an
@@ -124,12 +124,13 @@ func tenantScopesOf(scopes []hook.Scope) []hook.Scope {
 	return slices.Clone(scopes)
 }
 
-func (a *Auth) insertKey(ctx context.Context, tenant id.Tenant, secret string, k NewKey) (*MadeKey, error) {
+// insertKey keeps a new key. shown says that whoever asks is shown the secret.
+func (a *Auth) insertKey(ctx context.Context, tenant id.Tenant, secret string, shown bool, k NewKey) (*MadeKey, error) {
 	row, err := a.newRow(tenant, secret, k)
 	if err != nil {
 		return nil, err
 	}
-	version, err := a.o.Store.InsertKey(ctx, row)
+	version, err := a.o.Store.InsertKey(noteNewKey(ctx, hook.AuditAPIKeyCreated, &row.APIKey, shown), row)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +188,7 @@ func (a *Auth) Key(ctx context.Context, tenant id.Tenant, key id.Key) (*hook.API
 
 func errNoKey() error { return hook.NotFound("API key") }
 
-// UpdateKey changes a key's name or expiry.
+// UpdateKey changes a key's name or expiry. A change that is none writes nothing.
 func (a *Auth) UpdateKey(ctx context.Context, tenant id.Tenant, key id.Key, c KeyChange) (*hook.APIKey, error) {
 	a.editing.Lock()
 	defer a.editing.Unlock()
@@ -212,6 +213,7 @@ func (a *Auth) UpdateKey(ctx context.Context, tenant id.Tenant, key id.Key, c Ke
 		}
 	}
 	row.LastUsedAt = shown.LastUsedAt
+	held := row.APIKey
 	if c.Name != nil {
 		row.Name = *c.Name
 	}
@@ -221,7 +223,10 @@ func (a *Auth) UpdateKey(ctx context.Context, tenant id.Tenant, key id.Key, c Ke
 			row.ExpiresAt = c.ExpiresAt.UTC().Truncate(time.Millisecond)
 		}
 	}
-	version, err := a.o.Store.UpdateKey(ctx, row)
+	if row.Name == held.Name && row.ExpiresAt.Equal(held.ExpiresAt) {
+		return &row.APIKey, nil
+	}
+	version, err := a.o.Store.UpdateKey(noteKey(ctx, &held, &row.APIKey), row)
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +236,7 @@ func (a *Auth) UpdateKey(ctx context.Context, tenant id.Tenant, key id.Key, c Ke
 
 // DeleteKey revokes a key: it is refused from now on.
 func (a *Auth) DeleteKey(ctx context.Context, tenant id.Tenant, key id.Key) error {
-	version, err := a.o.Store.DeleteKey(ctx, tenant, key)
+	version, err := a.o.Store.DeleteKey(a.noteDeletedKey(ctx, tenant, key), tenant, key)
 	if err != nil {
 		return err
 	}

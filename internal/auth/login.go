@@ -58,6 +58,7 @@ func (a *Auth) Login(ctx context.Context, c Credentials) (*Login, error) {
 		return nil, err
 	}
 	if user == nil {
+		a.failures.note(ctx, users)
 		return nil, &hook.Error{Code: hook.CodeUnauthorized, Message: "Wrong email or password"}
 	}
 	return a.startSession(ctx, user)
@@ -107,7 +108,7 @@ func (a *Auth) startSession(ctx context.Context, user *hook.User) (*Login, error
 	}
 	now := a.now()
 	s := hook.Session{ID: sessionID, Tenant: user.Tenant, User: *user, CreatedAt: now, ExpiresAt: now.Add(SessionLifetime)}
-	if err := a.o.Store.InsertSession(ctx, s, hashToken(token)); err != nil {
+	if err := a.o.Store.InsertSession(noteSession(ctx, hook.AuditSessionStarted, &s), s, hashToken(token)); err != nil {
 		return nil, err
 	}
 	return &Login{Token: token, Session: s}, nil
@@ -119,7 +120,7 @@ func (a *Auth) Logout(ctx context.Context, p *Principal) error {
 	if p.Session == nil {
 		return hook.Conflict("An API key has no session to end; delete the key to revoke it")
 	}
-	err := a.o.Store.DeleteSession(ctx, p.Session.Tenant, p.Session.ID)
+	err := a.o.Store.DeleteSession(noteSession(ctx, hook.AuditSessionEnded, p.Session), p.Session.Tenant, p.Session.ID)
 	if err != nil && hook.CodeOf(err) != hook.CodeNotFound {
 		return err
 	}

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 
+	"github.com/plinqx/hypha/internal/audit"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 )
@@ -30,7 +31,7 @@ func (a *Auth) insertTenant(ctx context.Context, name string) (*hook.Tenant, err
 	}
 	now := a.now()
 	t := hook.Tenant{ID: tenantID, Name: name, CreatedAt: now, UpdatedAt: now}
-	if err := a.o.Store.InsertTenant(ctx, t); err != nil {
+	if err := a.o.Store.InsertTenant(noteTenant(ctx, hook.AuditTenantCreated, &t, nil), t); err != nil {
 		return nil, err
 	}
 	return &t, nil
@@ -58,7 +59,9 @@ func (a *Auth) RenameTenant(ctx context.Context, tenant id.Tenant, name string) 
 	if t.Name == name {
 		return t, nil
 	}
-	return a.rename(ctx, t, name)
+	var d audit.Diff
+	d.Changed("name", t.Name, name)
+	return a.rename(noteTenant(ctx, hook.AuditTenantUpdated, t, d), t, name)
 }
 
 func (a *Auth) rename(ctx context.Context, t *hook.Tenant, name string) (*hook.Tenant, error) {
@@ -73,7 +76,11 @@ func (a *Auth) rename(ctx context.Context, t *hook.Tenant, name string) (*hook.T
 // DeleteTenant removes a tenant and everything of it. Its credentials are
 // refused from now on.
 func (a *Auth) DeleteTenant(ctx context.Context, tenant id.Tenant) error {
-	if err := a.o.Store.DeleteTenant(ctx, tenant); err != nil {
+	held := &hook.Tenant{ID: tenant}
+	if t, err := a.o.Store.Tenant(ctx, tenant); err == nil { // for its name
+		held = t
+	}
+	if err := a.o.Store.DeleteTenant(noteTenant(ctx, hook.AuditTenantDeleted, held, nil), tenant); err != nil {
 		return err
 	}
 	a.o.Catalog.DeleteTenant(tenant)

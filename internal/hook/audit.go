@@ -39,7 +39,7 @@ func (e *AuditEntry) SetCount(field string, n int64) {
 // AuditActor is who did it.
 type AuditActor struct {
 	Kind AuditActorKind
-	// ID is that of the user or the key; "" for the machine and the system.
+	// ID is that of the user or the key; "" for the others.
 	ID string
 	// Name is the user's e-mail address, the key's name, the machine's account.
 	Name string
@@ -58,11 +58,12 @@ type AuditActorKind string
 
 // The kinds of actor.
 const (
-	ActorUser     AuditActorKind = "user"     // with a session
-	ActorAPIKey   AuditActorKind = "apiKey"   // with a tenant's API key
-	ActorOperator AuditActorKind = "operator" // with an operator's key
-	ActorLocal    AuditActorKind = "local"    // on the machine itself
-	ActorSystem   AuditActorKind = "system"   // nobody asked for it
+	ActorUser      AuditActorKind = "user"      // with a session
+	ActorAPIKey    AuditActorKind = "apiKey"    // with a tenant's API key
+	ActorOperator  AuditActorKind = "operator"  // with an operator's key
+	ActorLocal     AuditActorKind = "local"     // on the machine itself
+	ActorSystem    AuditActorKind = "system"    // nobody asked for it
+	ActorAnonymous AuditActorKind = "anonymous" // somebody who did not prove who they are
 )
 
 // AuditObject is what it was done to.

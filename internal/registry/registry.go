@@ -163,7 +163,7 @@ func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Cre
 	if err != nil {
 		return nil, err
 	}
-	version, err := r.Store.InsertWebhook(ctx, row)
+	version, err := r.Store.InsertWebhook(noteCreated(ctx, w, made != ""), row)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webh
 		}
 		pause = nil
 	}
-	w, err := r.edit(ctx, tenant, webhook, func(w *hook.Webhook) error {
+	w, err := r.edit(ctx, tenant, webhook, hook.AuditWebhookUpdated, func(w *hook.Webhook) error {
 		if problems := r.apply(w, c); len(problems) > 0 {
 			return invalid(problems)
 		}
@@ -214,7 +214,7 @@ func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webh
 
 // Disable switches a webhook off for a reason, unless it is off already.
 func (r *Registry) Disable(ctx context.Context, tenant id.Tenant, webhook id.Webhook, reason hook.DisabledReason) error {
-	_, err := r.edit(ctx, tenant, webhook, func(w *hook.Webhook) error {
+	_, err := r.edit(ctx, tenant, webhook, hook.AuditWebhookDisabled, func(w *hook.Webhook) error {
 		if w.Enabled {
 			w.Enabled, w.DisabledReason = false, reason
 		}
@@ -233,7 +233,8 @@ func (r *Registry) Resume(ctx context.Context, tenant id.Tenant, webhook id.Webh
 }
 
 // Pause holds a webhook back until a time, if that is later than the pause it
-// has.
+// has. It is for receivers, who may ask for it with every answer: the audit log is
+// not told, the attempt is on record.
 func (r *Registry) Pause(ctx context.Context, tenant id.Tenant, webhook id.Webhook, until time.Time) error {
 	r.pausing.Lock()
 	defer r.pausing.Unlock()
@@ -248,7 +249,7 @@ func (r *Registry) Pause(ctx context.Context, tenant id.Tenant, webhook id.Webho
 func (r *Registry) pause(ctx context.Context, w *hook.Webhook, until time.Time) (*hook.Webhook, error) {
 	r.pausing.Lock()
 	defer r.pausing.Unlock()
-	return r.setPause(ctx, w, until)
+	return r.setPause(r.notePause(ctx, w, until), w, until)
 }
 
 // setPause writes a pause. r.pausing is held.
@@ -268,7 +269,7 @@ func (r *Registry) Delete(ctx context.Context, tenant id.Tenant, webhook id.Webh
 	if err != nil {
 		return err
 	}
-	version, err := r.Store.DeleteWebhook(ctx, store.DeleteWebhookParams{Tenant: tenant, Webhook: webhook, Job: job, Now: r.now()})
+	version, err := r.Store.DeleteWebhook(r.noteDeleted(ctx, tenant, webhook), store.DeleteWebhookParams{Tenant: tenant, Webhook: webhook, Job: job, Now: r.now()})
 	if err != nil {
 		return err
 	}
@@ -279,7 +280,7 @@ func (r *Registry) Delete(ctx context.Context, tenant id.Tenant, webhook id.Webh
 
 // edit reads, changes and writes a webhook, again if somebody else changed it
 // meanwhile. Nothing is written if the edit changed nothing.
-func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhook, change func(*hook.Webhook) error) (*hook.Webhook, error) {
+func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhook, action hook.AuditAction, change func(*hook.Webhook) error) (*hook.Webhook, error) {
 	for {
 		snap, held, err := r.find(ctx, tenant, webhook)
 		if err != nil {
@@ -298,7 +299,7 @@ func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhoo
 		if err != nil {
 			return nil, err
 		}
-		version, err := r.Store.UpdateWebhook(ctx, row)
+		version, err := r.Store.UpdateWebhook(noteEdited(ctx, action, held, &w), row)
 		if errors.Is(err, store.ErrConfigMoved) {
 			if _, err = r.Catalog.Refresh(ctx, tenant, snap.Version); err != nil {
 				return nil, err

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/plinqx/hypha/internal/audit"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
@@ -124,19 +125,21 @@ func (r *Replays) Stop() {
 // RetryAllFailed puts all that is FAILED of a webhook now back in its queue, in
 // the background. While such a job runs, it is answered again.
 func (r *Replays) RetryAllFailed(ctx context.Context, tenant id.Tenant, webhook id.Webhook) (*store.Job, error) {
-	if err := r.enabled(ctx, tenant, webhook); err != nil {
+	w, err := r.enabled(ctx, tenant, webhook)
+	if err != nil {
 		return nil, err
 	}
-	return r.start(ctx, tenant, webhook, store.JobRetryFailed)
+	return r.start(noteWebhook(ctx, hook.AuditFailedRetried, w), tenant, webhook, store.JobRetryFailed)
 }
 
 // DiscardQueue gives up all that waits for a webhook now, in the background, and
 // answers how many that is. What is being sent is not broken off.
 func (r *Replays) DiscardQueue(ctx context.Context, tenant id.Tenant, webhook id.Webhook) (int64, error) {
-	if _, err := r.o.Webhooks.Webhook(ctx, tenant, webhook); err != nil {
+	w, err := r.o.Webhooks.Webhook(ctx, tenant, webhook)
+	if err != nil {
 		return 0, err
 	}
-	job, err := r.start(ctx, tenant, webhook, store.JobDiscard)
+	job, err := r.start(noteWebhook(ctx, hook.AuditQueueDiscarded, w), tenant, webhook, store.JobDiscard)
 	if err != nil {
 		return 0, err
 	}
@@ -160,13 +163,13 @@ func (r *Replays) Retry(ctx context.Context, tenant id.Tenant, delivery id.Deliv
 	if err != nil {
 		return nil, err
 	}
-	if err := r.enabled(ctx, tenant, d.Webhook); err != nil {
+	if _, err := r.enabled(ctx, tenant, d.Webhook); err != nil {
 		if hook.CodeOf(err) == hook.CodeNotFound {
 			return nil, hook.Conflict("The webhook of this delivery was deleted")
 		}
 		return nil, err
 	}
-	return r.change(ctx, d, func(ctx context.Context) (*hook.Delivery, error) {
+	return r.change(noteDelivery(ctx, hook.AuditDeliveryRetried, d), d, func(ctx context.Context) (*hook.Delivery, error) {
 		now := r.now()
 		changed, err := r.o.Store.RetryDelivery(ctx, store.RetryParams{Tenant: tenant, Delivery: delivery, Now: now, ExpiresAt: now.Add(r.o.MaxAge)})
 		if err == nil {
@@ -185,7 +188,7 @@ func (r *Replays) Cancel(ctx context.Context, tenant id.Tenant, delivery id.Deli
 	if d.Status.Done() {
 		return nil, hook.Conflict("This delivery is %s already", d.Status)
 	}
-	changed, err := r.change(ctx, d, func(ctx context.Context) (*hook.Delivery, error) {
+	changed, err := r.change(noteDelivery(ctx, hook.AuditDeliveryCanceled, d), d, func(ctx context.Context) (*hook.Delivery, error) {
 		return r.o.Store.CancelDelivery(ctx, tenant, delivery, r.now())
 	})
 	if err == nil && !changed.Status.Done() {
@@ -202,12 +205,12 @@ func (r *Replays) change(ctx context.Context, d *hook.Delivery, f func(context.C
 		err error
 	}
 	done := make(chan result, 1)
-	r.o.Committer.Do(func(ctx context.Context) {
+	r.o.Committer.Do(func(turn context.Context) {
 		if !r.o.Lanes.Drop(d.Tenant, d.Webhook, d.ID) {
 			done <- result{d, nil}
 			return
 		}
-		changed, err := f(ctx)
+		changed, err := f(audit.Carry(turn, ctx))
 		if err != nil {
 			r.o.Lanes.Wake(d.Tenant, d.Webhook) // it was taken out of memory
 		}
@@ -223,15 +226,33 @@ func (r *Replays) change(ctx context.Context, d *hook.Delivery, f func(context.C
 	}
 }
 
-func (r *Replays) enabled(ctx context.Context, tenant id.Tenant, webhook id.Webhook) error {
+// enabled answers a webhook that is enabled.
+func (r *Replays) enabled(ctx context.Context, tenant id.Tenant, webhook id.Webhook) (*hook.Webhook, error) {
 	w, err := r.o.Webhooks.Webhook(ctx, tenant, webhook)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !w.Enabled {
-		return hook.Conflict("The webhook is disabled (%s); enable it first", w.DisabledReason)
+		return nil, hook.Conflict("The webhook is disabled (%s); enable it first", w.DisabledReason)
 	}
-	return nil
+	return w, nil
+}
+
+// noteWebhook says in the audit log that a job was started. How many deliveries it
+// stands for, the store adds.
+func noteWebhook(ctx context.Context, action hook.AuditAction, w *hook.Webhook) context.Context {
+	return audit.Note(ctx, hook.AuditEntry{
+		Tenant: w.Tenant, Action: action, Object: hook.AuditObject{Kind: hook.ObjectWebhook, ID: w.ID.String(), Name: w.Name},
+	})
+}
+
+func noteDelivery(ctx context.Context, action hook.AuditAction, d *hook.Delivery) context.Context {
+	var diff audit.Diff
+	diff.Set("eventId", d.PublicEventID)
+	diff.Set("webhookId", d.Webhook.String())
+	return audit.Note(ctx, hook.AuditEntry{
+		Tenant: d.Tenant, Action: action, Object: hook.AuditObject{Kind: hook.ObjectDelivery, ID: d.ID.String(), Name: d.EventType}, Changes: diff,
+	})
 }
 
 func (r *Replays) start(ctx context.Context, tenant id.Tenant, webhook id.Webhook, kind store.JobKind) (*store.Job, error) {

@@ -1,6 +1,6 @@
 // Package retention keeps the history within its bounds: it deletes what is
 // older than an age, and then the oldest of what is larger than a size. What is
-// unfinished is never touched.
+// unfinished is never touched. The audit log has an age of its own, and no size.
 //
 // It promises to leave the store to others: a deletion takes about 10 ms, and
 // while others write, at most a tenth of the time goes into deleting. Only when
@@ -26,6 +26,7 @@ type Store interface {
 const (
 	DefaultMaxAge   = 30 * 24 * time.Hour
 	DefaultMaxBytes = 10 << 30
+	DefaultAuditAge = 400 * 24 * time.Hour
 )
 
 // Options say what to keep. Store, Now and Logger are required.
@@ -33,6 +34,9 @@ type Options struct {
 	Store    Store
 	MaxAge   time.Duration // default 30 days
 	MaxBytes int64         // default 10 GiB
+	// AuditAge is how old the audit log may grow, however large it is; default 400
+	// days.
+	AuditAge time.Duration
 	Now      func() time.Time
 	Logger   *slog.Logger
 	// Turn runs f when nobody else writes to the store, and waits for it; else its
@@ -84,6 +88,9 @@ func New(o Options) *Retention {
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
+	}
+	if o.AuditAge == 0 {
+		o.AuditAge = DefaultAuditAge
 	}
 	if o.Turn == nil {
 		o.Turn = func(ctx context.Context, f func(context.Context)) error { f(ctx); return nil }
@@ -148,12 +155,13 @@ func (r *Retention) prune(ctx context.Context, age time.Duration) error {
 				return err
 			}
 		}
-		got, took, err := r.deleteChunk(ctx, store.PruneParams{Before: now.Add(-age), Now: now, Limit: r.chunk})
+		got, took, err := r.deleteChunk(ctx, store.PruneParams{Before: now.Add(-age), AuditBefore: now.Add(-r.o.AuditAge), Now: now, Limit: r.chunk})
 		if err != nil {
 			return err
 		}
 		total.Events += got.Events
 		total.Deliveries += got.Deliveries
+		total.AuditEntries += got.AuditEntries
 		total.More = got.More
 		if total.More && !r.sleep(r.pace(took, size)) {
 			return r.ctx.Err()
@@ -161,6 +169,9 @@ func (r *Retention) prune(ctx context.Context, age time.Duration) error {
 	}
 	if total.Events+total.Deliveries > 0 {
 		r.o.Logger.Info("history deleted", "events", total.Events, "deliveries", total.Deliveries, "older_than", age)
+	}
+	if total.AuditEntries > 0 {
+		r.o.Logger.Info("audit log shortened", "entries", total.AuditEntries, "older_than", r.o.AuditAge)
 	}
 	return nil
 }
