@@ -224,6 +224,7 @@ func TestTenantIsolation(t *testing.T) {
 			{"/services/webhooks/deliveries/failed?webhookId=", webhook, "wh_" + nobody},
 			{"/services/webhooks/deliveries?eventId=", event, "evt_" + nobody},
 			{"/services/webhooks/deliveries?eventId=", named, "evt_" + nobody},
+			{"/services/audit?object=", webhook, "wh_" + nobody},
 			{"/services/webhooks/deliveries?limit=1&cursor=", page.text("nextCursor"), "x"},
 		} {
 			if strings.Contains(filter.path, "cursor") {

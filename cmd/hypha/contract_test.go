@@ -80,7 +80,7 @@ func TestContract(t *testing.T) {
 		{"holding back", (*contractTest).holdingBack}, {"events", (*contractTest).events}, {"idempotency", (*contractTest).idempotency},
 		{"batches", (*contractTest).batches}, {"receiving", (*contractTest).receiving}, {"failures", (*contractTest).failures},
 		{"deliveries", (*contractTest).deliveries}, {"retry all", (*contractTest).retryAll}, {"expiry", (*contractTest).expiry},
-		{"running", (*contractTest).running},
+		{"audit log", (*contractTest).auditLog}, {"running", (*contractTest).running},
 	} {
 		t.Run(topic.name, func(t *testing.T) { topic.run(c, t) })
 	}

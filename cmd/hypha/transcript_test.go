@@ -229,11 +229,12 @@ func placeholders(text string, secrets map[string]string) string {
 		text = strings.ReplaceAll(text, secret, secrets[secret])
 	}
 	for _, p := range []struct{ pattern, name string }{
-		{`\b(wh|evt|dlv|key|ten|usr|rpl)_[0-7][0-9a-hjkmnp-tv-z]{25}\b`, ""},
+		{`\b(wh|evt|dlv|key|ten|usr|rpl|ses|aud)_[0-7][0-9a-hjkmnp-tv-z]{25}\b`, ""},
 		{`\bhypha_[A-Za-z0-9_-]{43}`, "<API key %d>"},
 		{`\bwhsec_[A-Za-z0-9+/]{43}=`, "<secret %d>"},
 		{`"(nextCursor)": "([^"]+)"`, `"$1": "<cursor>"`},
 		{`cursor=[A-Za-z0-9_-]{20,}`, "cursor=<cursor>"},
+		{`"(requestId)": ?"[^"]+"`, `"$1": "<request id>"`},
 		{`"(token)": "([^"]+)"`, `"$1": "<session token>"`},
 		{`"(hint)": "([^"]+)"`, `"$1": "<the key's first characters>"`},
 		{`"(durationMs|dns|connect|tls|firstByte)": [0-9.]+`, `"$1": <ms>`},

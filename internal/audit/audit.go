@@ -70,7 +70,7 @@ func (d *Diff) Set(field string, to any) {
 }
 
 // Changed notes a field with its old and its new value, if they differ. Both are of
-// one type.
+// one type, or nil.
 func (d *Diff) Changed(field string, from, to any) {
 	if !reflect.DeepEqual(from, to) {
 		*d = append(*d, hook.AuditChange{Field: field, From: value(from), To: value(to)})

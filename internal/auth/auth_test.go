@@ -490,3 +490,31 @@ func TestStartAndStop(t *testing.T) {
 		}
 	})
 }
+
+// A failed log-in is written behind the answer, of users that there are.
+func TestFailedLoginsAreRecorded(t *testing.T) {
+	f := newFixture(t)
+	f.Start()
+	for _, email := range []string{f.made.Email, f.made.Email, "nobody@example.com"} {
+		if _, err := f.Login(t.Context(), auth.Credentials{Email: email, Password: "wrong"}); hook.CodeOf(err) != hook.CodeUnauthorized {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for tenant, want := range map[id.Tenant]int{f.made.Tenant.ID: 1, {}: 0} {
+		page, err := f.store.AuditEntries(t.Context(), store.AuditQuery{Tenant: tenant, Action: hook.AuditUserFailed, Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Entries) != want {
+			t.Fatalf("tenant %s has %d entries, want %d", tenant, len(page.Entries), want)
+		}
+		for _, e := range page.Entries {
+			if e.Object.Name != f.made.Email || len(e.Changes) != 1 || string(e.Changes[0].To) != "2" {
+				t.Errorf("entry %+v", e)
+			}
+		}
+	}
+}

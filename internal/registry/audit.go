@@ -38,7 +38,7 @@ func noteCreated(ctx context.Context, w *hook.Webhook, secretShown bool) context
 func noteEdited(ctx context.Context, action hook.AuditAction, held, w *hook.Webhook) context.Context {
 	var d audit.Diff
 	d.Changed("description", held.Description, w.Description)
-	d.Changed("disabledReason", string(held.DisabledReason), string(w.DisabledReason))
+	d.Changed("disabledReason", reason(held), reason(w))
 	d.Changed("enabled", held.Enabled, w.Enabled)
 	d.Changed("events", held.Events, w.Events)
 	names := maps.Clone(held.Headers)
@@ -63,6 +63,14 @@ func noteEdited(ctx context.Context, action hook.AuditAction, held, w *hook.Webh
 		d.Secret("url") // its query is another
 	}
 	return note(ctx, action, held, false, d)
+}
+
+// reason is why a webhook is disabled, null if it is not.
+func reason(w *hook.Webhook) any {
+	if w.DisabledReason == "" {
+		return nil
+	}
+	return string(w.DisabledReason)
 }
 
 func (r *Registry) notePause(ctx context.Context, w *hook.Webhook, until time.Time) context.Context {

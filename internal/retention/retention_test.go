@@ -85,6 +85,42 @@ func TestItLooksEveryMinuteUntilStopped(t *testing.T) {
 	})
 }
 
+// auditLog is a store that notes what it is to forget.
+type auditLog struct {
+	history
+	asked []store.PruneParams
+}
+
+func (l *auditLog) Prune(_ context.Context, p store.PruneParams) (*store.PruneResult, error) {
+	l.asked = append(l.asked, p)
+	return &store.PruneResult{AuditEntries: 1, More: len(l.asked) == 1}, nil
+}
+
+// However large the history is, the audit log goes by its age alone.
+func TestAuditLogHasAnAgeOfItsOwn(t *testing.T) {
+	for given, want := range map[time.Duration]time.Duration{0: 400 * 24 * time.Hour, 48 * time.Hour: 48 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			l := &auditLog{history: history{ages: days(30)}}
+			start := time.Now()
+			r := retention.New(retention.Options{
+				Store: l, MaxBytes: 1, AuditAge: given, Now: func() time.Time { return start }, Logger: slog.New(slog.DiscardHandler),
+			})
+			defer r.Stop()
+			if err := r.Enforce(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if len(l.asked) < 3 {
+				t.Errorf("asked %d times: the history is too large", len(l.asked))
+			}
+			for _, p := range l.asked {
+				if got := start.Sub(p.AuditBefore); got != want {
+					t.Errorf("entries go that are older than %s, want %s", got, want)
+				}
+			}
+		})
+	}
+}
+
 // slow is a store that takes a while for each row, and notes what it was asked.
 type slow struct {
 	left    int
