@@ -44,9 +44,9 @@ type fleet struct {
 	wg   sync.WaitGroup
 }
 
-func newFleet(t *testing.T, server *pgtest.Server, nodes int) *fleet {
+func newFleet(t *testing.T, database string, nodes int) *fleet {
 	t.Helper()
-	f := &fleet{t: t, database: server.Database(t), receiver: newArrivals(t, nil), statuses: map[int]int{}, stop: make(chan struct{})}
+	f := &fleet{t: t, database: database, receiver: newArrivals(t, nil), statuses: map[int]int{}, stop: make(chan struct{})}
 	for i := range nodes {
 		f.nodes = append(f.nodes, f.start(i))
 	}
@@ -219,7 +219,7 @@ func TestNodesThatAreStruckLoseNothing(t *testing.T) {
 	if os.Getenv("HYPHA_SOAK") != "" {
 		rounds = 20
 	}
-	f := newFleet(t, pgtest.Own(t, nil), 3)
+	f := newFleet(t, pgtest.Own(t, nil).Database(t), 3)
 	f.publish(9)
 	for round := range rounds {
 		f.awaitAcks(1 + rand.Int64N(300))
@@ -251,52 +251,104 @@ func TestNodesThatAreStruckLoseNothing(t *testing.T) {
 	}
 }
 
-// The database stops under load, as in a crash and in order, and freezes. What was
-// accepted is delivered, what can't be is refused, and nobody needs a restart.
-func TestDatabaseTroubleLosesNothing(t *testing.T) {
+// trouble is something that happens to a database, and ends.
+type trouble struct {
+	name       string
+	leave, ret func() error
+}
+
+// inTime is how long a node may take to say that it can't work, and that it can again.
+const inTime = 10 * time.Second
+
+// suffers goes through a trouble under load: no node is ready while it lasts, and all
+// are again when it has ended.
+func (f *fleet) suffers(trouble trouble) {
+	f.t.Helper()
 	away := 3 * time.Second
 	if os.Getenv("HYPHA_SOAK") != "" {
 		away = time.Minute
 	}
+	f.awaitAcks(100)
+	if err := trouble.leave(); err != nil {
+		f.t.Fatal(trouble.name, err)
+	}
+	red := f.awaitReadiness(http.StatusServiceUnavailable, "while the database is "+trouble.name)
+	timer := time.NewTimer(away)
+	<-timer.C
+	accepted := f.acks.Load()
+	if err := trouble.ret(); err != nil {
+		f.t.Fatal(trouble.name, err)
+	}
+	green := f.awaitReadiness(http.StatusOK, "after the database was "+trouble.name)
+	eventually(f.t, "events are accepted again after the database was "+trouble.name, func() bool { return f.acks.Load() > accepted+20 })
+	f.t.Logf("%s: not ready after %v, ready again after %v", trouble.name, red.Round(100*time.Millisecond), green.Round(100*time.Millisecond))
+}
+
+// awaitReadiness waits until all nodes answer so to whoever asks whether they are
+// ready, and answers how long that took.
+func (f *fleet) awaitReadiness(want int, when string) time.Duration {
+	f.t.Helper()
+	began := time.Now()
+	for i := range f.nodes {
+		eventually(f.t, fmt.Sprintf("node-%d answers %d %s", i, want, when), func() bool {
+			status, _ := f.ask(http.MethodGet, f.nodes[i].url+"/readyz", "")
+			return status == want
+		})
+	}
+	took := time.Since(began)
+	if took > inTime {
+		f.t.Errorf("%s it took %v until all nodes answered %d; want %v at most", when, took, want, inTime)
+	}
+	return took
+}
+
+// nobodyIsTakenOver checks that no node was declared dead because the database was
+// away.
+func (f *fleet) nobodyIsTakenOver() {
+	f.t.Helper()
+	for i, n := range f.nodes {
+		if out := n.stderr.String(); strings.Contains(out, "work was taken over") {
+			f.t.Errorf("node-%d took over a peer because the database was away:\n%s", i, out)
+		}
+	}
+}
+
+// The database stops under load, as in a crash and in order, freezes, can't be
+// written, and lets nobody in. What was accepted is delivered, what can't be is
+// refused, and nobody needs a restart.
+func TestDatabaseTroubleLosesNothing(t *testing.T) {
 	server := pgtest.Own(t, nil)
-	f := newFleet(t, server, 2)
+	f := newFleet(t, server.Database(t), 2)
 	f.publish(6)
-	for _, trouble := range []struct {
-		name       string
-		leave, ret func() error
-	}{
+	for _, trouble := range []trouble{
 		{"killed", func() error { return server.Stop(true) }, server.Start},
 		{"stopped", func() error { return server.Stop(false) }, server.Start},
 		{"frozen", server.Freeze, server.Thaw},
+		{"read-only", func() error {
+			return errors.Join(
+				server.Set(t.Context(), f.database, "default_transaction_read_only", "on"), server.DropConnections(t.Context(), f.database))
+		}, func() error { return server.Set(t.Context(), f.database, "default_transaction_read_only", "") }},
+		{"out of connections", func() error { return server.LimitConnections(t.Context(), 0) },
+			func() error { return server.LimitConnections(t.Context(), -1) }},
 	} {
-		f.awaitAcks(100)
-		if err := trouble.leave(); err != nil {
-			t.Fatal(trouble.name, err)
-		}
-		for i := range f.nodes {
-			eventually(t, fmt.Sprintf("node-%d says that it is not ready while the database is %s", i, trouble.name), func() bool {
-				status, _ := f.ask(http.MethodGet, f.nodes[i].url+"/readyz", "")
-				return status == http.StatusServiceUnavailable
-			})
-		}
-		timer := time.NewTimer(away)
-		<-timer.C
-		accepted := f.acks.Load()
-		if err := trouble.ret(); err != nil {
-			t.Fatal(trouble.name, err)
-		}
-		eventually(t, "events are accepted again after the database was "+trouble.name, func() bool { return f.acks.Load() > accepted+20 })
-		for i := range f.nodes {
-			eventually(t, fmt.Sprintf("node-%d is ready again", i), func() bool {
-				status, _ := f.ask(http.MethodGet, f.nodes[i].url+"/readyz", "")
-				return status == http.StatusOK
-			})
-		}
+		f.suffers(trouble)
 	}
 	f.check()
-	for i, n := range f.nodes {
-		if out := n.stderr.String(); strings.Contains(out, "work was taken over") {
-			t.Errorf("node-%d took over a peer because the database was away:\n%s", i, out)
-		}
+	f.nobodyIsTakenOver()
+}
+
+// The database dies, and its standby takes its place.
+func TestDatabaseFailoverLosesNothing(t *testing.T) {
+	primary := pgtest.Own(t, nil)
+	database := primary.Database(t)
+	standby := primary.Standby(t)
+	either, err := primary.Either(database, standby)
+	if err != nil {
+		t.Fatal(err)
 	}
+	f := newFleet(t, either, 2)
+	f.publish(6)
+	f.suffers(trouble{"failing over", func() error { return primary.Stop(true) }, func() error { return standby.Promote(t.Context()) }})
+	f.check()
+	f.nobodyIsTakenOver()
 }

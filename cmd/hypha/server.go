@@ -266,7 +266,11 @@ func (v *server) ready(ctx context.Context) error {
 		return hook.Unavailable(5*time.Second, nil, "The server is shutting down")
 	default:
 		if v.cluster != nil {
-			return v.cluster.Ready() // its beats are written
+			// Its beats are written: but in place, which a full disk allows.
+			if err := v.cluster.Ready(); err != nil {
+				return err
+			}
+			return v.committer.Trouble()
 		}
 		ctx, cancel := context.WithTimeout(ctx, pingTime)
 		defer cancel()

@@ -130,6 +130,14 @@ type Committer struct {
 	writing int
 	// holdOff is until when outcomes alone are not tried again, after a failure.
 	holdOff time.Time
+	// trouble is that of the store, since it last wrote something.
+	trouble trouble
+}
+
+// trouble is that nothing could be written.
+type trouble struct {
+	since, last time.Time // zero while there is none
+	err         error
 }
 
 // New makes a committer that has not started.
@@ -346,6 +354,38 @@ func (c *Committer) Gauge() Gauge {
 		g.Wait += now.Sub(c.ends) // it takes longer than expected: nobody knows how much
 	}
 	return g
+}
+
+const (
+	// troubled is how long nothing must have been written, for want of a store that
+	// can, before that is more than a hiccup; forgotten is how long after the last try
+	// nothing is known any more.
+	troubled  = 2 * time.Second
+	forgotten = 8 * time.Second
+)
+
+// Trouble says why the store can't be written, as far as is known: nil if it could
+// be, the last time it was tried, or if that is long ago.
+func (c *Committer) Trouble() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := &c.trouble
+	if t.err == nil || t.last.Sub(t.since) < troubled || time.Since(t.last) > forgotten {
+		return nil
+	}
+	return t.err
+}
+
+// noted notes what came of a try to write. c.mu is held.
+func (t *trouble) noted(err error, now time.Time) {
+	switch {
+	case hook.CodeOf(err) != hook.CodeUnavailable:
+		*t = trouble{}
+	case t.err == nil || now.Sub(t.last) > forgotten:
+		*t = trouble{since: now, last: now, err: err}
+	default:
+		t.last, t.err = now, err
+	}
 }
 
 // Idle reports whether nothing has been written for a time.
@@ -606,6 +646,7 @@ func (c *Committer) apply(ctx context.Context, accepts []*accept, outcomes []*st
 	err := c.o.Store.Apply(ctx, &b)
 	c.mu.Lock()
 	c.wrote, c.failed = true, c.failed || err != nil
+	c.trouble.noted(err, time.Now())
 	c.mu.Unlock()
 	c.o.Committed(len(accepts), len(outcomes), time.Since(start), err)
 	clear(b.Accepts)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -418,6 +419,51 @@ func TestOutcomesOutliveTheStoresAbsence(t *testing.T) {
 		if diff := cmp.Diff([]string{"recorded 1", "recorded 2"}, j.all()); diff != "" {
 			t.Errorf("told of (-want +got):\n%s", diff)
 		}
+		stop(t, c)
+	})
+}
+
+// A store that can't be written is trouble once that has lasted, until something is
+// written or nobody has tried for long.
+func TestTroubleIsThatOfNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var up atomic.Bool
+		d := &disk{answer: func(*store.Batch) error {
+			if up.Load() {
+				return nil
+			}
+			return unavailable()
+		}}
+		c := commit.New(commit.Options{Store: d})
+		c.Start()
+		try := func() {
+			t.Helper()
+			if err := c.Accept(t.Context(), accept(1, 1, 0), func(bool) {}); (err == nil) != up.Load() {
+				t.Fatalf("an accept got %v", err)
+			}
+		}
+		expect := func(when string, trouble bool) {
+			t.Helper()
+			if err := c.Trouble(); (err != nil) != trouble || trouble && hook.CodeOf(err) != hook.CodeUnavailable {
+				t.Errorf("%s: trouble is %v", when, err)
+			}
+		}
+		expect("at the start", false)
+		try()
+		expect("after one failure", false)
+		time.Sleep(3 * time.Second) // of the fake clock
+		try()
+		expect("after failures for three seconds", true)
+		time.Sleep(9 * time.Second) // of the fake clock
+		expect("when nobody has tried for long", false)
+		try()
+		expect("after one failure then", false)
+		time.Sleep(3 * time.Second) // of the fake clock
+		try()
+		expect("after failures again", true)
+		up.Store(true)
+		try()
+		expect("when something was written", false)
 		stop(t, c)
 	})
 }

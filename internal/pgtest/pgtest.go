@@ -21,6 +21,8 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -43,6 +45,7 @@ const (
 type Server struct {
 	prepare  func(ctx context.Context, url string) error
 	password string
+	within   func(*exec.Cmd) // see process
 
 	mu        sync.Mutex
 	process   *process // nil before the first start
@@ -69,6 +72,15 @@ func Own(t testing.TB, prepare func(ctx context.Context, url string) error) *Ser
 		}
 	})
 	return s
+}
+
+// Execute runs a statement as a role that may do everything, outside of transactions
+// and of the tests' databases.
+func (s *Server) Execute(ctx context.Context, statement string) error {
+	if err := s.running(); err != nil {
+		return err
+	}
+	return s.execute(ctx, statement)
 }
 
 // Main runs a package's tests, ends its servers, and answers the exit code.
@@ -167,7 +179,7 @@ func (s *Server) running() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	s.process, s.failed = startNew(ctx, s.password)
+	s.process, s.failed = startNew(ctx, s.password, s.within)
 	if s.failed == nil {
 		s.failed = s.makeTemplate(ctx)
 	}
@@ -260,3 +272,45 @@ func (s *Server) Freeze() error { return s.process.freeze() }
 
 // Thaw lets a frozen server go on.
 func (s *Server) Thaw() error { return s.process.thaw() }
+
+// nameOf is the name of the database that a URL is of.
+func nameOf(database string) (string, error) {
+	u, err := url.Parse(database)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimPrefix(u.Path, "/"), nil
+}
+
+// DropConnections breaks off all connections to a database but those of this package,
+// as PostgreSQL does before a setting of it can hold for all.
+func (s *Server) DropConnections(ctx context.Context, database string) error {
+	name, err := nameOf(database)
+	if err != nil {
+		return err
+	}
+	return s.execute(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+name+"' AND pid <> pg_backend_pid()")
+}
+
+// Set changes a setting of a database, for those who connect from now on; "" is its
+// default.
+func (s *Server) Set(ctx context.Context, database, setting, value string) error {
+	name, err := nameOf(database)
+	if err != nil {
+		return err
+	}
+	if value == "" {
+		return s.execute(ctx, "ALTER DATABASE "+name+" RESET "+setting)
+	}
+	return s.execute(ctx, "ALTER DATABASE "+name+" SET "+setting+" = "+value)
+}
+
+// LimitConnections limits how many connections Role may have, and breaks off those
+// that it has; -1 is no limit, and breaks off none.
+func (s *Server) LimitConnections(ctx context.Context, most int) error {
+	err := s.execute(ctx, fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", Role, most))
+	if err != nil || most < 0 {
+		return err
+	}
+	return s.execute(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '"+Role+"'")
+}

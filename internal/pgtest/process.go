@@ -26,6 +26,9 @@ type process struct {
 	user        *syscall.Credential
 	password    string
 	watchdog    *watchdog
+	// within, if set, makes the server's command one that puts the server on a disk
+	// of its own first.
+	within func(*exec.Cmd)
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd     // nil while it is down
@@ -38,7 +41,12 @@ type process struct {
 const attemptsOfPort = 5
 
 // startNew makes a server in a new folder, and starts it.
-func startNew(ctx context.Context, password string) (*process, error) {
+func startNew(ctx context.Context, password string, within func(*exec.Cmd)) (*process, error) {
+	return startMade(ctx, password, within, (*process).initialize)
+}
+
+// startMade starts a server in a new folder, whose data folder is made first.
+func startMade(ctx context.Context, password string, within func(*exec.Cmd), makeData func(*process, context.Context) error) (*process, error) {
 	bin, err := findPrograms()
 	if err != nil {
 		return nil, err
@@ -52,8 +60,11 @@ func startNew(ctx context.Context, password string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{bin: bin, folder: folder, user: account, password: password}
-	if err := p.initialize(ctx); err != nil {
+	p := &process{bin: bin, folder: folder, user: account, password: password, within: within}
+	if err := p.claimFolder(); err != nil {
+		return nil, errors.Join(err, p.remove())
+	}
+	if err := makeData(p, ctx); err != nil {
 		return nil, errors.Join(err, p.remove())
 	}
 	for n := 1; ; n++ {
@@ -81,20 +92,23 @@ func (p *process) address() string { return net.JoinHostPort("127.0.0.1", strcon
 func (p *process) data() string    { return filepath.Join(p.folder, "data") }
 func (p *process) log() string     { return filepath.Join(p.folder, "log") }
 
-// initialize makes the data folder. That it is not synced saves a second; what is
-// committed later is.
-func (p *process) initialize(ctx context.Context) error {
+// claimFolder gives the folder to the server's user, and has it deleted whatever
+// becomes of us.
+func (p *process) claimFolder() (err error) {
 	if p.user != nil {
 		if err := os.Chown(p.folder, int(p.user.Uid), int(p.user.Gid)); err != nil {
 			return err
 		}
 	}
+	p.watchdog, err = watch(p.folder)
+	return err
+}
+
+// initialize makes the data folder. That it is not synced saves a second; what is
+// committed later is.
+func (p *process) initialize(ctx context.Context) error {
 	password := filepath.Join(p.folder, "password")
-	err := p.write(password, []string{p.password})
-	if err != nil {
-		return err
-	}
-	if p.watchdog, err = watch(p.folder); err != nil {
+	if err := p.write(password, []string{p.password}); err != nil {
 		return err
 	}
 	cmd := p.command(ctx, filepath.Join(p.bin, "initdb"), "--pgdata", p.data(), "--no-sync", "--encoding=UTF8", "--no-locale", "--username="+superuser,
@@ -139,6 +153,9 @@ func (p *process) start(ctx context.Context) error {
 		cmd.Args = append(cmd.Args, "-c", setting)
 	}
 	cmd.Stdout, cmd.Stderr = log, log
+	if p.within != nil {
+		p.within(cmd)
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
