@@ -35,6 +35,8 @@ type Store interface {
 	Jobs
 	History
 	Configuration
+	Vault
+	Sealed
 	Directory
 
 	// Ping answers whether a write would be possible now: the store is there,
@@ -415,6 +417,7 @@ type TenantConfig struct {
 	Version  int64
 	Webhooks []WebhookRow
 	Keys     []KeyRow
+	Vault    []VaultRow // oldest first
 }
 
 // WebhookRow is a webhook as it is stored: Webhook.Headers and Webhook.Secrets
@@ -422,6 +425,9 @@ type TenantConfig struct {
 type WebhookRow struct {
 	hook.Webhook
 	Sealed []byte
+	// Vault names the vault secrets that the headers refer to, each once (see
+	// Vault). It is written, and not read again: the headers say it too.
+	Vault []string
 }
 
 // DeleteWebhookParams deletes a webhook; Job is the id for the discard.

@@ -50,6 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness, groups ...string) {
 		{"Stats", statsTests()},
 		{"Prune", pruneTests()},
 		{"Configuration", configTests()},
+		{"Vault", vaultTests()},
 		{"Directory", directoryTests()},
 		{"Isolation", isolationTests()},
 		{"Model", modelTests()},
