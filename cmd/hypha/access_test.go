@@ -22,6 +22,7 @@ const nobody = "01jd6c3v7genxa5fhm2rj8wq4t"
 func idKinds() map[string]string {
 	return map[string]string{
 		"webhook": "wh_" + nobody, "delivery": "dlv_" + nobody, "event": "evt_" + nobody, "key": "key_" + nobody, "tenant": "ten_" + nobody,
+		"secret": "vlt_" + nobody,
 	}
 }
 
@@ -166,6 +167,7 @@ func TestTenantIsolation(t *testing.T) {
 	webhook := ask(t, v.url(), http.MethodPost, "/services/webhooks", hookOf(receiver.URL, "order.*"), theirs...).text("id")
 	event := ask(t, v.url(), http.MethodPost, "/services/events", `{"type":"order.paid","data":{"secret":"theirs"}}`, theirs...).text("id")
 	named := ask(t, v.url(), http.MethodPost, "/services/events", `{"type":"order.paid","data":1,"id":"their-own-id"}`, theirs...).text("id")
+	secret := ask(t, v.url(), http.MethodPost, "/services/vault", `{"name":"THEIRS","value":"their-value"}`, theirs...).text("id")
 	receiver.awaitCount(t, 2)
 	var delivery string
 	eventually(t, "both deliveries are recorded", func() bool {
@@ -176,7 +178,7 @@ func TestTenantIsolation(t *testing.T) {
 	// A page that goes on, for its cursor.
 	page := ask(t, v.url(), http.MethodGet, "/services/webhooks/deliveries?limit=1", "", theirs...)
 
-	ids := map[string]string{"webhook": webhook, "delivery": delivery, "event": event, "key": theirKey.text("id"), "tenant": tenant}
+	ids := map[string]string{"webhook": webhook, "delivery": delivery, "event": event, "key": theirKey.text("id"), "tenant": tenant, "secret": secret}
 	look := func() string {
 		var all strings.Builder
 		for _, op := range operationsOf(t) {

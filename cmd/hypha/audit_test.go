@@ -43,6 +43,11 @@ func (w *auditWorld) key() string {
 	return a.text("id")
 }
 
+func (w *auditWorld) vaultSecret(name string) string {
+	w.t.Helper()
+	return w.ask(201, "POST", "/services/vault", fmt.Sprintf(`{"name":%q,"value":"some-vault-value"}`, name)).text("id")
+}
+
 func (w *auditWorld) newTenant() string {
 	w.t.Helper()
 	return w.ask(201, "POST", "/services/tenants", `{"name":"Acme"}`, "Authorization: Bearer "+operatorKey).text("id")
@@ -117,9 +122,19 @@ func recipes() map[string]recipe {
 			w.secrets = append(w.secrets, "another-webhook-secret", "another-header-value", "another-token")
 			return w.webhook(), fmt.Sprintf(`{"name":"x","url":%q,"secret":"another-webhook-secret","headers":{"X-Tag":"another-header-value"}}`, w.receiver.URL+"/?token=another-token"), nil
 		}},
-		"deleteWebhook": {"webhook.deleted", "", on((*auditWorld).webhook, "")},
-		"resumeWebhook": {"webhook.resumed", "", held},
-		"discardQueue":  {"webhook.queue_discarded", "", held},
+		"createVaultSecret": {"vaultSecret.created", "", func(w *auditWorld) (string, string, []string) {
+			w.secrets = append(w.secrets, "given-vault-value")
+			return "", `{"name":"GIVEN","value":"given-vault-value"}`, nil
+		}},
+		"updateVaultSecret": {"vaultSecret.updated", "", func(w *auditWorld) (string, string, []string) {
+			w.secrets = append(w.secrets, "another-vault-value")
+			return w.vaultSecret("CHANGED"), `{"value":"another-vault-value"}`, nil
+		}},
+		"deleteVaultSecret": {"vaultSecret.deleted", "", on(func(w *auditWorld) string { return w.vaultSecret("DELETED") }, "")},
+		"rekey":             {"secretKey.rekeyed", "operator", func(*auditWorld) (string, string, []string) { return "", "", operator }},
+		"deleteWebhook":     {"webhook.deleted", "", on((*auditWorld).webhook, "")},
+		"resumeWebhook":     {"webhook.resumed", "", held},
+		"discardQueue":      {"webhook.queue_discarded", "", held},
 		"retryAllFailed": {"webhook.failed_retried", "", func(w *auditWorld) (string, string, []string) {
 			webhook, delivery := w.paused()
 			w.ask(200, "POST", "/services/webhooks/deliveries/"+delivery+"/cancel", "")

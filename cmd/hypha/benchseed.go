@@ -91,7 +91,7 @@ type seeder struct {
 	*benchSeedCommand
 	store   store.Store
 	sink    seedSink
-	key     []byte // that seals secrets; nil takes the one in the folder
+	keys    [][]byte // that seal secrets; nil takes those in the folder
 	catalog *catalog.Catalog
 	owner   id.Tenant
 	version int64 // of its configuration
@@ -123,7 +123,7 @@ func (s *seeder) open(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if s.key, err = seal.ParseKey(s.SecretKey); err != nil {
+	if s.keys, err = seal.ParseKeys(s.SecretKey); err != nil {
 		return fmt.Errorf("bench-seed: the secret key: %w", err)
 	}
 	st, err := postgres.Open(ctx, postgres.Options{URL: s.DatabaseURL, Node: "bench-seed", Version: obs.Version()})
@@ -136,7 +136,7 @@ func (s *seeder) open(ctx context.Context) error {
 
 // tenant makes what the first start of a server makes.
 func (s *seeder) tenant(p *process) error {
-	box, err := openBox(s.key, s.Data)
+	box, err := openKeys(s.keys, s.Data)
 	if err != nil {
 		return err
 	}

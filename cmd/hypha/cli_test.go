@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/plinqx/hypha/internal/seal"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -84,6 +87,10 @@ func TestWrongSettingsSayWhatToDo(t *testing.T) {
 	if err := os.WriteFile(misspelt, []byte("slot: 3\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	readable := filepath.Join(t.TempDir(), "keys")
+	if err := errors.Join(os.WriteFile(readable, []byte(strings.Repeat("ab", 32)), 0o600), os.Chmod(readable, 0o640)); err != nil {
+		t.Fatal(err)
+	}
 	for name, tc := range map[string]struct {
 		args []string
 		want string
@@ -92,6 +99,8 @@ func TestWrongSettingsSayWhatToDo(t *testing.T) {
 		"unknown command": {[]string{"fly"}, "--help"},
 		"bad schedule":    {[]string{"serve", "--retry-schedule", "5"}, "5s, 30m or 2h"},
 		"bad secret key":  {[]string{"serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--secret-key", "abc"}, "64 hexadecimal digits"},
+		"two keys of one": {[]string{"serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--secret-key", strings.Repeat("ab", 32), "--secret-key-file", misspelt}, "give one of them"},
+		"readable keys":   {[]string{"serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--secret-key-file", readable}, "chmod 600"},
 		"no key":          {[]string{"serve", "--database-url", "postgres://u:hush@127.0.0.1:1/d", "--listen", "127.0.0.1:0"}, "openssl rand -hex 32"},
 		"bad log level":   {[]string{"serve", "--log-level", "loud"}, "log-level"},
 		"misspelt line":   {[]string{"serve", "--config", misspelt}, `there is no setting "slot"`},
@@ -152,12 +161,34 @@ func TestAnotherKeyIsRefusedNotGuessed(t *testing.T) {
 	if err := p.stop(t); err != nil {
 		t.Fatal(err)
 	}
-	p = startProgram(t, nil, "serve", "--data", dir, "--listen", "127.0.0.1:0", "--secret-key", strings.Repeat("ab", 32))
-	status, err := client{p.url, testKey}.do(http.MethodGet, "/webhooks", nil, nil)
-	if status != http.StatusInternalServerError || strings.Contains(err.Error(), "sealed") {
-		t.Errorf("it answered %d, %v", status, err)
+	text, err := os.ReadFile(filepath.Join(dir, seal.FileName))
+	if err != nil {
+		t.Fatal(err)
 	}
-	p.stderr.await(t, p.exited, "is this the key that the data folder was made with?")
+	had, err := openKeys(nil, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = spawn(t, nil, "serve", "--data", dir, "--listen", "127.0.0.1:0", "--secret-key", strings.Repeat("ab", 32))
+	<-p.exited
+	if said := p.stderr.String(); p.err == nil || !strings.Contains(said, "under the key "+had.Current().String()) || strings.Contains(said, strings.Repeat("ab", 8)) {
+		t.Errorf("another key: %v; want that it names %s:\n%s", p.err, had.Current(), said)
+	}
+	// With both it starts, whichever way they are given.
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte(strings.Repeat("ab", 32)+"\n"+string(text)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"--secret-key-file", file}, {"--secret-key", strings.Repeat("ab", 32) + "," + strings.TrimSpace(string(text))}} {
+		p = startProgram(t, nil, append([]string{"serve", "--data", dir, "--listen", "127.0.0.1:0"}, args...)...)
+		client{p.url, testKey}.must(t, http.MethodGet, "/webhooks", nil, nil)
+		if err := p.stop(t); err != nil {
+			t.Fatal(err)
+		}
+		if log := p.stderr.String(); !strings.Contains(log, had.Current().String()) || strings.Contains(log, strings.TrimSpace(string(text))) {
+			t.Errorf("the log has to name the keys that there are, and not to show them:\n%s", log)
+		}
+	}
 }
 
 func TestFirstStartPrintsTheSignInOnce(t *testing.T) {

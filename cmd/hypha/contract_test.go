@@ -77,6 +77,7 @@ func TestContract(t *testing.T) {
 	}{
 		{"seed", (*contractTest).seed}, {"basics", (*contractTest).basics}, {"errors", (*contractTest).errors},
 		{"credentials", (*contractTest).credentials}, {"tenants", (*contractTest).tenants}, {"webhooks", (*contractTest).webhooks},
+		{"vault", (*contractTest).vault}, {"secret keys", (*contractTest).secretKeys},
 		{"holding back", (*contractTest).holdingBack}, {"events", (*contractTest).events}, {"idempotency", (*contractTest).idempotency},
 		{"batches", (*contractTest).batches}, {"receiving", (*contractTest).receiving}, {"failures", (*contractTest).failures},
 		{"deliveries", (*contractTest).deliveries}, {"retry all", (*contractTest).retryAll}, {"expiry", (*contractTest).expiry},
@@ -236,18 +237,33 @@ func (c *contractTest) errors(t *testing.T) {
 	}
 
 	dir = t.TempDir()
-	t.Run("one key", func(t *testing.T) {
-		_, other := c.start(t, func(s *settings) { s.Data, s.SecretKey = dir, strings.Repeat("ab", 32) })
+	t.Run("before", func(t *testing.T) {
+		_, other := c.start(t, func(s *settings) { s.Data = dir })
 		other.quietly(201, "POST", "/services/webhooks", hookOf(receiver.URL, "order.*"))
 	})
-	t.Run("another key", func(t *testing.T) {
-		_, other := c.start(t, func(s *settings) { s.Data, s.SecretKey = dir, strings.Repeat("cd", 32) })
-		other.section("INTERNAL_ERROR 500: never with internals in the message; here the sealing key is another")
+	damageSecrets(t, dir)
+	t.Run("damaged", func(t *testing.T) {
+		_, other := c.start(t, func(s *settings) { s.Data = dir })
+		other.section("INTERNAL_ERROR 500: never with internals in the message; here what is sealed is damaged")
 		other.ask(500, "GET", "/services/webhooks", "")
 		tr.out.WriteString(other.out.String())
 	})
 	tr.secrets[reader] = "<reader's key>"
 	tr.save("errors.txt", "Errors")
+}
+
+// damageSecrets changes a bit of what is sealed of each webhook.
+func damageSecrets(t *testing.T, dir string) {
+	t.Helper()
+	db := storeFile(t, dir)
+	var sealed []byte
+	if err := db.QueryRowContext(t.Context(), "SELECT sealed FROM webhooks").Scan(&sealed); err != nil {
+		t.Fatal(err)
+	}
+	sealed[len(sealed)-1] ^= 1
+	if _, err := db.ExecContext(t.Context(), "UPDATE webhooks SET sealed = ?", sealed); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // storeFile opens the file of a server's store, to do to it what no request can.

@@ -25,12 +25,14 @@ import (
 	"github.com/plinqx/hypha/internal/lane"
 	"github.com/plinqx/hypha/internal/obs"
 	"github.com/plinqx/hypha/internal/registry"
+	"github.com/plinqx/hypha/internal/rekey"
 	"github.com/plinqx/hypha/internal/replay"
 	"github.com/plinqx/hypha/internal/retention"
 	"github.com/plinqx/hypha/internal/seal"
 	"github.com/plinqx/hypha/internal/send"
 	"github.com/plinqx/hypha/internal/store"
 	"github.com/plinqx/hypha/internal/store/postgres"
+	"github.com/plinqx/hypha/internal/vault"
 )
 
 // server is the whole program, wired. It is made by newServer, which leaves
@@ -49,6 +51,7 @@ type server struct {
 	sender     *send.Sender
 	replays    *replay.Replays
 	retention  *retention.Retention
+	rekeyer    *rekey.Rekeyer
 }
 
 // The limits of the listener. A client that is slower than this is gone.
@@ -95,7 +98,15 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 
 	clock := cluster.NewClock(time.Now)
 	var nodes *postgres.Store
-	if v.store, nodes, err = openStore(ctx, s, clock, logger); err != nil {
+	var ring *seal.Ring
+	var fingerprints []int64
+	if c.secretKeys != nil {
+		if ring, err = openKeys(c.secretKeys, s.Data); err != nil {
+			return nil, err
+		}
+		fingerprints = ring.Fingerprints()
+	}
+	if v.store, nodes, err = openStore(ctx, s, fingerprints, clock, logger); err != nil {
 		return nil, err
 	}
 	opened = append(opened, func() { _ = v.store.Close() })
@@ -108,20 +119,24 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		}
 	}
 
-	box, err := openBox(c.secretKey, s.Data)
-	if err != nil {
-		return nil, err
+	if ring == nil {
+		// The folder is there by now, and it is ours.
+		if ring, err = openKeys(nil, s.Data); err != nil {
+			return nil, err
+		}
 	}
+	logger.Info("secret keys", "seals", ring.Current(), "open", ring.IDs())
+	v.rekeyer = rekey.New(rekey.Options{Store: v.store, Ring: ring, KeyFile: s.keyFile(), Logger: logger})
 	policy, err := egress.New(egress.Options{Allow: c.allow, Deny: c.deny, Ports: c.ports, OwnListeners: ownListeners(v.listener)})
 	if err != nil {
 		return nil, err
 	}
 	metrics := obs.NewMetrics()
-	configs := catalog.New(v.store, box)
+	configs := catalog.New(v.store, ring)
 	if v.auth, err = auth.New(auth.Options{Store: v.store, Catalog: configs, Now: clock.Now, Logger: logger}); err != nil {
 		return nil, err
 	}
-	made, err := v.bootstrap(ctx, nodes, box, configs, bootstrap)
+	made, err := v.bootstrap(ctx, nodes, ring, bootstrap)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +181,8 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	metrics.Watch(v.state)
 	v.http = &http.Server{
 		Handler: api.New(api.Options{
-			Auth: v.auth, Catalog: configs, Registry: webhooks, Replays: v.replays, History: v.store, Audit: v.store, Now: clock.Now,
+			Auth: v.auth, Catalog: configs, Registry: webhooks, Replays: v.replays, History: v.store, Audit: v.store, Now: clock.Now, SecretKeys: v.rekeyer,
+			Vault: vault.New(vault.Options{Store: v.store, Catalog: configs, Now: clock.Now, Shared: nodes != nil}),
 			Publisher: ingest.New(ingest.Options{
 				Catalog: configs, Committer: v.committer, Lanes: v.dispatcher, Now: clock.Now, MaxAge: s.MaxAge, MaxQueued: s.MaxQueued,
 			}),
@@ -320,16 +336,4 @@ func ownListeners(l net.Listener) []netip.AddrPort {
 		return []netip.AddrPort{addr.AddrPort()}
 	}
 	return nil
-}
-
-// openBox takes the key that is given, or the one in the data folder.
-func openBox(given []byte, dir string) (*seal.Box, error) {
-	if given != nil {
-		return seal.New(given)
-	}
-	key, err := seal.KeyFile(dir)
-	if err != nil {
-		return nil, err
-	}
-	return seal.New(key)
 }

@@ -24,7 +24,8 @@ type settings struct {
 	DatabaseURL string `help:"PostgreSQL database to keep everything in, such as postgres://user:password@host/database. Any number of servers may share one. It holds a password: give it as the variable HYPHA_DATABASE_URL." placeholder:"URL"`
 	NodeName    string `help:"Name of this server among those that share a database. Default: the machine's." placeholder:"NAME"`
 
-	SecretKey string `help:"Key that seals secrets at rest, 64 hexadecimal digits. Made in the data folder if not given; needed with --database-url, and the same for all servers." placeholder:"HEX"`
+	SecretKey     string `help:"Key that seals secrets at rest, 64 hexadecimal digits. Several, with commas between them: the first one seals, the others open what was sealed before. Made in the data folder if not given; needed with --database-url, and the same for all servers. Better in a file." placeholder:"HEX"`
+	SecretKeyFile string `help:"File with that key, or with several, one on each line. Nobody but its owner may read it." placeholder:"FILE"`
 
 	AllowEgress []string `help:"Networks that webhooks may reach although they are not public, such as 127.0.0.0/8 on a laptop." placeholder:"CIDR"`
 	DenyEgress  []string `help:"Networks that webhooks may never reach. Stronger than --allow-egress." placeholder:"CIDR"`
@@ -56,7 +57,7 @@ type checked struct {
 	allow, deny []netip.Prefix
 	ports       egress.Ports
 	prefix      signature.Prefix
-	secretKey   []byte // nil if it is to be in the data folder
+	secretKeys  [][]byte // nil if they are to be in the data folder
 }
 
 // check reports all that is wrong with the settings together.
@@ -84,11 +85,18 @@ func (s *settings) check() (c checked, err error) {
 	note("egress-ports", err)
 	c.prefix, err = signature.ParsePrefix(s.HeaderPrefix)
 	note("header-prefix", err)
-	if s.SecretKey != "" {
-		c.secretKey, err = seal.ParseKey(s.SecretKey)
+	switch {
+	case s.SecretKey != "" && s.SecretKeyFile != "":
+		note("secret-key-file", errors.New("is given, and so is --secret-key: give one of them, with all keys"))
+	case s.SecretKey != "":
+		c.secretKeys, err = seal.ParseKeys(s.SecretKey)
 		note("secret-key", err)
-	} else if s.DatabaseURL != "" {
-		note("secret-key", errors.New("is needed with --database-url, and the same for every server that shares the database; the first time, make one: openssl rand -hex 32"))
+	case s.SecretKeyFile != "":
+		c.secretKeys, err = seal.ReadFile(s.SecretKeyFile)
+		note("secret-key-file", err)
+	case s.DatabaseURL != "":
+		note("secret-key", errors.New("is needed with --database-url, and the same for every server that shares the database; the first time, make one: openssl rand -hex 32 (or --secret-key-file names a file with it)"))
+	default:
 	}
 	atLeast := func(setting string, value, lowest int64) {
 		if value < lowest {

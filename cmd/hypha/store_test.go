@@ -56,9 +56,10 @@ func TestStoreCopy(t *testing.T) {
 	p := start("HYPHA_DATA=" + dir)
 	c := client{p.url, testKey}
 	c.createWebhook(t, receiver.URL+"/takes", "copy.test")
+	c.must(t, http.MethodPost, "/vault", `{"name":"TOKEN","value":"kept in the vault","description":"✓"}`, nil)
 	failing, _ := c.createWebhook(t, receiver.URL+"/fails", "copy.bad")
 	waiting, _ := c.createWebhook(t, receiver.URL+"/waits", "copy.test")
-	c.must(t, http.MethodPatch, "/webhooks/"+waiting, map[string]any{"pausedUntil": time.Now().Add(time.Hour)}, nil)
+	c.must(t, http.MethodPatch, "/webhooks/"+waiting, map[string]any{"pausedUntil": time.Now().Add(time.Hour), "headers": map[string]string{"X-Key": "{{vault.TOKEN}}"}}, nil)
 	for i := range 30 {
 		c.must(t, http.MethodPost, "/events", fmt.Sprintf(`{"type":"copy.test","id":"copy-%d","data":{"n":%d}}`, i, i), nil)
 	}
@@ -67,7 +68,7 @@ func TestStoreCopy(t *testing.T) {
 	}
 	paths := []string{
 		"/webhooks", "/webhooks/" + failing, "/webhooks/deliveries?limit=100", "/webhooks/deliveries?status=FAILED&limit=100",
-		"/webhooks/" + waiting + "/deliveries?limit=100", "/webhooks/stats", "/events?limit=100", "/events/copy-7", "/audit",
+		"/webhooks/" + waiting + "/deliveries?limit=100", "/webhooks/stats", "/events?limit=100", "/events/copy-7", "/audit", "/vault",
 	}
 	eventually(t, "all deliveries have had their attempts", func() bool {
 		return strings.Count(c.read(t, "/webhooks/deliveries?status=FAILED&limit=100"), `"status":"FAILED"`) == 3 &&
@@ -109,10 +110,15 @@ func TestStoreCopy(t *testing.T) {
 		t.Errorf("an event that was published before: %d, %v", status, err)
 	}
 	c.must(t, http.MethodPatch, "/webhooks/"+waiting, map[string]any{"pausedUntil": nil}, nil)
+	var vault struct{ Data []struct{ ID string } }
+	c.must(t, http.MethodGet, "/vault", nil, &vault)
+	if status, _ := c.do(http.MethodDelete, "/vault/"+vault.Data[0].ID, nil, nil); status != http.StatusConflict {
+		t.Errorf("a secret that is referred to can be deleted: %d", status)
+	}
 	receiver.await(t, "what had been waiting", func(got []arrived) bool {
 		n := 0
 		for _, a := range got {
-			if a.path == "/waits" {
+			if a.path == "/waits" && a.header.Get("X-Key") == "kept in the vault" {
 				n++
 			}
 		}

@@ -229,9 +229,10 @@ func placeholders(text string, secrets map[string]string) string {
 		text = strings.ReplaceAll(text, secret, secrets[secret])
 	}
 	for _, p := range []struct{ pattern, name string }{
-		{`\b(wh|evt|dlv|key|ten|usr|rpl|ses|aud)_[0-7][0-9a-hjkmnp-tv-z]{25}\b`, ""},
+		{`\b(wh|evt|dlv|key|ten|usr|rpl|ses|aud|vlt)_[0-7][0-9a-hjkmnp-tv-z]{25}\b`, ""},
 		{`\bhypha_[A-Za-z0-9_-]{43}`, "<API key %d>"},
 		{`\bwhsec_[A-Za-z0-9+/]{43}=`, "<secret %d>"},
+		{`"id": "[0-9a-f]{8}"`, `"id": "<key's id>"`},
 		{`"(nextCursor)": "([^"]+)"`, `"$1": "<cursor>"`},
 		{`cursor=[A-Za-z0-9_-]{20,}`, "cursor=<cursor>"},
 		{`"(requestId)": ?"[^"]+"`, `"$1": "<request id>"`},

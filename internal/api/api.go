@@ -32,7 +32,9 @@ import (
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/ingest"
 	"github.com/plinqx/hypha/internal/registry"
+	"github.com/plinqx/hypha/internal/rekey"
 	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/internal/vault"
 	"github.com/plinqx/hypha/signature"
 )
 
@@ -75,16 +77,24 @@ type History interface {
 	WebhookRevision(ctx context.Context, tenant id.Tenant, webhook id.Webhook, revision int64) (*store.WebhookRow, error)
 }
 
-// Options are what the API needs. The first eight are required.
+// SecretKeys looks after what is sealed under the server's keys (package rekey).
+type SecretKeys interface {
+	Keys(ctx context.Context) ([]rekey.Key, error)
+	Rekey(ctx context.Context) (*rekey.Result, error)
+}
+
+// Options are what the API needs. The first ten are required.
 type Options struct {
-	Auth      *auth.Auth
-	Catalog   *catalog.Catalog
-	Registry  *registry.Registry
-	Publisher Publisher
-	Replays   Replays
-	History   History
-	Audit     AuditLog
-	Now       func() time.Time
+	Auth       *auth.Auth
+	Catalog    *catalog.Catalog
+	Registry   *registry.Registry
+	Vault      *vault.Vault
+	SecretKeys SecretKeys
+	Publisher  Publisher
+	Replays    Replays
+	History    History
+	Audit      AuditLog
+	Now        func() time.Time
 
 	// Admit says whether an event of a tenant could be taken in now. It is asked
 	// before the body is read, so that what is refused costs little. Default: it
@@ -212,6 +222,8 @@ func (a *api) endpoints() []endpoint {
 		keys       = "/services/api-keys"
 		tenantsAt  = "/services/tenants"
 		auditAt    = "/services/audit"
+		vaultAt    = "/services/vault"
+		secretKeys = "/services/secret-keys"
 
 		readHooks   = hook.ScopeWebhooksRead
 		writeHooks  = hook.ScopeWebhooksWrite
@@ -248,6 +260,15 @@ func (a *api) endpoints() []endpoint {
 		{get, tenantsAt + "/{tenant}", operators, operator, plain, a.getTenant},
 		{patch, tenantsAt + "/{tenant}", operators, operator, plain, a.updateTenant},
 		{remove, tenantsAt + "/{tenant}", operators, operator, plain, a.deleteTenant},
+
+		{get, secretKeys, operators, operator, plain, a.listSecretKeys},
+		{post, secretKeys + "/rekey", operators, operator, plain, a.rekey},
+
+		{get, vaultAt, tenants, readHooks, params, a.listVaultSecrets},
+		{post, vaultAt, tenants, writeHooks, plain, a.createVaultSecret},
+		{get, vaultAt + "/{secret}", tenants, readHooks, plain, a.getVaultSecret},
+		{patch, vaultAt + "/{secret}", tenants, writeHooks, plain, a.updateVaultSecret},
+		{remove, vaultAt + "/{secret}", tenants, writeHooks, plain, a.deleteVaultSecret},
 
 		{get, hooks, tenants, readHooks, params, a.listWebhooks},
 		{post, hooks, tenants, writeHooks, plain, a.createWebhook},

@@ -24,9 +24,11 @@ import (
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/ingest"
 	"github.com/plinqx/hypha/internal/registry"
+	"github.com/plinqx/hypha/internal/rekey"
 	"github.com/plinqx/hypha/internal/seal"
 	"github.com/plinqx/hypha/internal/store"
 	"github.com/plinqx/hypha/internal/store/sqlite"
+	"github.com/plinqx/hypha/internal/vault"
 )
 
 const (
@@ -98,9 +100,11 @@ func newServer(t *testing.T, change func(*api.Options)) *server {
 		Registry: registry.New(registry.Options{
 			Store: s.store, Catalog: cat, URLs: policy, HeaderPrefix: "X-Plinqx", Now: s.now, Discard: func(id.Tenant, id.Replay) {},
 		}),
-		Publisher: ingest.New(ingest.Options{Catalog: cat, Committer: s.commits, Lanes: s.lanes, Now: s.now, MaxAge: 7 * 24 * time.Hour}),
-		Replays:   &replays{s.store},
-		Logger:    slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Vault:      vault.New(vault.Options{Store: s.store, Catalog: cat, Now: s.now}),
+		SecretKeys: rekey.New(rekey.Options{Store: s.store, Ring: box}),
+		Publisher:  ingest.New(ingest.Options{Catalog: cat, Committer: s.commits, Lanes: s.lanes, Now: s.now, MaxAge: 7 * 24 * time.Hour}),
+		Replays:    &replays{s.store},
+		Logger:     slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
 			_, _ = io.WriteString(w, "up 1\n")

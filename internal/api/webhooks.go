@@ -62,7 +62,9 @@ func (a *api) createWebhook(c *call) (reply, error) {
 	wanted, err := decode(a, c, a.o.MaxBody, func(o *object) registry.Change {
 		o.require("name", "url", "events")
 		return readChange(o)
-	}, func(wanted registry.Change) []hook.Detail { return a.o.Registry.Check(nil, wanted) })
+	}, func(wanted registry.Change) []hook.Detail {
+		return a.o.Registry.Check(c.Context(), c.tenant(), nil, wanted)
+	})
 	if err != nil {
 		return reply{}, err
 	}
@@ -102,7 +104,9 @@ func (a *api) updateWebhook(c *call) (reply, error) {
 		change := readChange(o)
 		change.PausedUntil = o.timeOrNull("pausedUntil")
 		return change
-	}, func(change registry.Change) []hook.Detail { return a.o.Registry.Check(held, change) })
+	}, func(change registry.Change) []hook.Detail {
+		return a.o.Registry.Check(c.Context(), c.tenant(), held, change)
+	})
 	if err != nil {
 		return reply{}, err
 	}

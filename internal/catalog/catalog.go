@@ -163,6 +163,9 @@ func (c *Catalog) loadQuietly(ctx context.Context, tenant id.Tenant, enough func
 	if s, err = c.open(config); err != nil {
 		return nil, nil, err
 	}
+	if e.told != nil && e.told.vault.same(s.vault) {
+		s.vault = e.told.vault // what was worked out with it stands
+	}
 	changed = differ(e.told, s)
 	e.told, e.read = s, began
 	e.snap.Store(s)
@@ -208,6 +211,14 @@ func (c *Catalog) open(config *store.TenantConfig) (*Snapshot, error) {
 		Version:  config.Version,
 		webhooks: make(map[id.Webhook]*hook.Webhook, len(config.Webhooks)),
 		keys:     make(map[id.Key]store.KeyRow, len(config.Keys)),
+		vault:    newVault(nil),
+	}
+	for i := range config.Vault {
+		v, err := c.OpenVault(&config.Vault[i])
+		if err != nil {
+			return nil, err
+		}
+		s.vault.byName[v.Name] = v
 	}
 	for i := range config.Webhooks {
 		w, err := c.Open(&config.Webhooks[i])
@@ -356,13 +367,14 @@ type Snapshot struct {
 
 	webhooks map[id.Webhook]*hook.Webhook
 	keys     map[id.Key]store.KeyRow
+	vault    *Vault
 	// Made when first asked for: a burst of changes need not pay for each.
 	ordered func() []*hook.Webhook
 	index   func() *match.Index
 }
 
 func (s *Snapshot) clone() *Snapshot {
-	return &Snapshot{Tenant: s.Tenant, Version: s.Version, webhooks: s.webhooks, keys: s.keys}
+	return &Snapshot{Tenant: s.Tenant, Version: s.Version, webhooks: s.webhooks, keys: s.keys, vault: s.vault}
 }
 
 func (s *Snapshot) build() {
@@ -417,11 +429,11 @@ func (c *Catalog) Seal(w *hook.Webhook) (store.WebhookRow, error) {
 	if err != nil {
 		return store.WebhookRow{}, fmt.Errorf("seal webhook %s: %w", w.ID, err)
 	}
-	sealed, err := c.box.Seal(plain, owner(w))
+	sealed, err := c.box.Seal(plain, WebhookOwner(w.Tenant, w.ID))
 	if err != nil {
 		return store.WebhookRow{}, fmt.Errorf("seal webhook %s: %w", w.ID, err)
 	}
-	row := store.WebhookRow{Webhook: *w, Sealed: sealed}
+	row := store.WebhookRow{Webhook: *w, Sealed: sealed, Vault: hook.VaultNames(w.Headers)}
 	row.Headers, row.Secrets = nil, nil
 	return row, nil
 }
@@ -429,9 +441,9 @@ func (c *Catalog) Seal(w *hook.Webhook) (store.WebhookRow, error) {
 // Open makes the webhook of a stored row.
 func (c *Catalog) Open(row *store.WebhookRow) (*hook.Webhook, error) {
 	w := row.Webhook
-	plain, err := c.box.Open(row.Sealed, owner(&w))
+	plain, err := c.box.Open(row.Sealed, WebhookOwner(w.Tenant, w.ID))
 	if err != nil {
-		return nil, fmt.Errorf("secrets of webhook %s: %w (is this the key that the data folder was made with?)", w.ID, err)
+		return nil, fmt.Errorf("secrets of webhook %s: %w (does the server have all keys that it had before?)", w.ID, err)
 	}
 	var inner secrets
 	if err := json.Unmarshal(plain, &inner); err != nil {
@@ -445,8 +457,8 @@ func (c *Catalog) Open(row *store.WebhookRow) (*hook.Webhook, error) {
 	return &w, nil
 }
 
-// owner binds what is sealed to its webhook, so that one tenant's secret can't
-// be opened in another's row.
-func owner(w *hook.Webhook) []byte {
-	return append(append(make([]byte, 0, 32), w.Tenant[:]...), w.ID[:]...)
+// WebhookOwner binds what is sealed of a webhook to it, so that one tenant's secret
+// can't be opened in another's row.
+func WebhookOwner(tenant id.Tenant, webhook id.Webhook) []byte {
+	return append(append(make([]byte, 0, 32), tenant[:]...), webhook[:]...)
 }

@@ -50,7 +50,7 @@ func (s *source) TenantConfig(_ context.Context, t id.Tenant) (*store.TenantConf
 	return &c, nil
 }
 
-func newBox(t interface{ Fatal(...any) }) *seal.Box {
+func newBox(t interface{ Fatal(...any) }) *seal.Ring {
 	box, err := seal.New(bytes.Repeat([]byte{7}, seal.KeySize))
 	if err != nil {
 		t.Fatal(err)

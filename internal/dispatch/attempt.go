@@ -2,12 +2,15 @@ package dispatch
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
+	"github.com/plinqx/hypha/internal/catalog"
 	"github.com/plinqx/hypha/internal/egress"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/lane"
@@ -26,11 +29,19 @@ type target struct {
 	// signsUntil is when the signer must be made anew, because a secret that it
 	// has is at its end; zero for never.
 	signsUntil time.Time
-	timeout    time.Duration
-	redact     send.Redactor
+	// vault is what the headers' references were filled in from; nil if they have
+	// none.
+	vault   *catalog.Vault
+	timeout time.Duration
+	redact  send.Redactor
 }
 
-func (d *Dispatcher) newTarget(w *hook.Webhook, now time.Time) (*target, error) {
+// vaultError is why a webhook's headers can't be filled in. Its text may be shown.
+type vaultError struct{ text string }
+
+func (e *vaultError) Error() string { return e.text }
+
+func (d *Dispatcher) newTarget(w *hook.Webhook, held *catalog.Vault, now time.Time) (*target, error) {
 	u, err := url.Parse(w.URL)
 	if err != nil {
 		return nil, err
@@ -39,10 +50,17 @@ func (d *Dispatcher) newTarget(w *hook.Webhook, now time.Time) (*target, error) 
 	t := &target{revision: w.Revision, url: u, timeout: w.Timeout}
 	header := make(http.Header, len(w.Headers)+2)
 	var hidden []string
-	for name, value := range w.Headers {
+	for name, template := range w.Headers {
+		value, filled, err := fill(name, template, held)
+		if err != nil {
+			return nil, err
+		}
 		header.Set(name, value)
-		if egress.Credential(name) {
-			hidden = append(hidden, value)
+		if egress.Credential(name) || len(filled) > 0 {
+			hidden = append(append(hidden, value), filled...)
+		}
+		if len(filled) > 0 {
+			t.vault = held
 		}
 	}
 	header.Set("Content-Type", "application/json")
@@ -71,6 +89,28 @@ func (d *Dispatcher) newTarget(w *hook.Webhook, now time.Time) (*target, error) 
 	t.redact = send.NewRedactor(hidden)
 	t.signer, err = signature.NewSigner(d.o.Prefix, secrets...)
 	return t, err
+}
+
+// fill puts the values of vault secrets into a header, and answers them too. What
+// can't be filled in is not sent: its text tells a receiver what nobody meant to.
+func fill(name, template string, held *catalog.Vault) (value string, filled []string, err error) {
+	t, err := hook.ParseTemplate(template)
+	if err != nil {
+		return "", nil, &vaultError{fmt.Sprintf("the header %s can't be read", name)}
+	}
+	value, missing := t.Fill(func(secret string) (string, bool) {
+		v, ok := held.Value(secret)
+		filled = append(filled, v)
+		return v, ok
+	})
+	switch {
+	case missing != "":
+		return "", nil, &vaultError{fmt.Sprintf("the header %s refers to the vault secret %s, which does not exist; nothing was sent", name, missing)}
+	case len(filled) > 0 && len(value) > egress.MaxFilledLength:
+		return "", nil, &vaultError{fmt.Sprintf("the header %s has more than %d bytes with its vault secrets filled in; nothing was sent", name, egress.MaxFilledLength)}
+	default:
+		return value, filled, nil
+	}
 }
 
 // asciiQuery escapes what a URL may hold as it was written and a request line
@@ -170,10 +210,21 @@ func (d *Dispatcher) try(l *laneState, it *lane.Item, h http.Header, whatever bo
 	d.mu.Lock()
 	t := l.target
 	d.mu.Unlock()
-	if t == nil || t.revision != w.Revision || !t.signsUntil.IsZero() && !t.signsUntil.After(now) {
-		if t, err = d.newTarget(w, now); err != nil {
+	snap, err := d.o.Catalog.Tenant(d.hard, l.Tenant)
+	if err != nil {
+		return nil, lane.NoWord, nil
+	}
+	if t == nil || t.revision != w.Revision || t.vault != nil && t.vault != snap.Vault() || !t.signsUntil.IsZero() && !t.signsUntil.After(now) {
+		if t, err = d.newTarget(w, snap.Vault(), now); err != nil {
+			if newest, ok := snap.Webhook(l.Webhook); !ok || newest.Revision != w.Revision {
+				return nil, lane.NoWord, nil // it changed this moment, and the vault with it
+			}
 			d.o.Logger.Error("a webhook's requests can't be made", "tenant", l.Tenant, "webhook", l.Webhook, "err", err)
-			return d.decide(l, it, w, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the request could not be made"}})
+			why := "the request could not be made"
+			if v := (*vaultError)(nil); errors.As(err, &v) {
+				why = v.text
+			}
+			return d.decide(l, it, w, &hook.Attempt{StartedAt: now, Failure: &hook.Failure{Kind: hook.FailureInternal, Message: why}})
 		}
 		d.mu.Lock()
 		l.target = t

@@ -43,6 +43,7 @@ type disk struct {
 	order    []id.Delivery
 	versions map[id.Tenant]int64
 	webhooks map[id.Webhook]store.WebhookRow
+	vault    map[string]store.VaultRow
 
 	// down makes every write fail, blind every read of the configuration, stuck
 	// every claim.
@@ -51,7 +52,7 @@ type disk struct {
 }
 
 func newDisk() *disk {
-	return &disk{rows: make(map[id.Delivery]*row), versions: make(map[id.Tenant]int64), webhooks: make(map[id.Webhook]store.WebhookRow)}
+	return &disk{rows: make(map[id.Delivery]*row), versions: make(map[id.Tenant]int64), webhooks: make(map[id.Webhook]store.WebhookRow), vault: make(map[string]store.VaultRow)}
 }
 
 func away() error { return hook.Unavailable(time.Second, nil, "The store is away") }
@@ -188,6 +189,11 @@ func (d *disk) TenantConfig(_ context.Context, tenant id.Tenant) (*store.TenantC
 	for _, w := range d.webhooks {
 		if w.Tenant == tenant {
 			c.Webhooks = append(c.Webhooks, w)
+		}
+	}
+	for _, v := range d.vault {
+		if v.Tenant == tenant {
+			c.Vault = append(c.Vault, v)
 		}
 	}
 	return c, nil
@@ -469,6 +475,22 @@ func (r *rig) delete(n byte, webhook id.Webhook) {
 	delete(r.disk.webhooks, webhook)
 	r.disk.mu.Unlock()
 	r.catalog.DeleteWebhook(version, tenant(n), webhook)
+}
+
+// secret keeps a vault secret and tells the catalogue, as the vault does.
+func (r *rig) secret(n byte, name, value string) {
+	r.t.Helper()
+	r.disk.mu.Lock()
+	v := hook.VaultSecret{Tenant: tenant(n), ID: id.VaultSecret([]byte(name + "----------------")[:16]), Name: name, Revision: r.disk.vault[name].Revision + 1, Value: value}
+	row, err := r.catalog.SealVault(&v)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.disk.versions[v.Tenant]++
+	version := r.disk.versions[v.Tenant]
+	r.disk.vault[name] = row
+	r.disk.mu.Unlock()
+	r.catalog.PutVaultSecret(version, &v)
 }
 
 // Pause implements dispatch.Holder.

@@ -15,6 +15,9 @@ const (
 	MaxHeaders           = 32
 	MaxHeaderNameLength  = 256
 	MaxHeaderValueLength = 4096
+	// MaxFilledLength is for a value in which vault secrets were filled in: room for
+	// two of the longest, and well within what servers take for all headers.
+	MaxFilledLength = 2 * MaxHeaderValueLength
 )
 
 // Problem is one thing that is wrong with a webhook's headers.
@@ -46,7 +49,7 @@ func CheckHeaders(headers map[string]string, prefix string) []Problem {
 			spelled[strings.ToLower(name)] = name
 		}
 		if message == "" {
-			message = checkHeaderValue(headers[name])
+			message = CheckHeaderValue(headers[name])
 		}
 		if message == "" {
 			continue
@@ -91,10 +94,10 @@ func checkHeaderName(name, prefix string) string {
 	return ""
 }
 
-// checkHeaderValue returns what is wrong with a value, or nothing. RFC 9110
+// CheckHeaderValue returns what is wrong with a header's value, or nothing. RFC 9110
 // section 5.5 allows a space between visible characters; of tabs it says that
 // they may be replaced on the way, so they are refused.
-func checkHeaderValue(value string) string {
+func CheckHeaderValue(value string) string {
 	if len(value) > MaxHeaderValueLength {
 		return fmt.Sprintf("has a value longer than %d bytes: shorten it", MaxHeaderValueLength)
 	}

@@ -86,6 +86,8 @@ const (
 	ObjectTenant      AuditObjectKind = "tenant"
 	ObjectUser        AuditObjectKind = "user"
 	ObjectSession     AuditObjectKind = "session"
+	ObjectVaultSecret AuditObjectKind = "vaultSecret"
+	ObjectSecretKey   AuditObjectKind = "secretKey"
 )
 
 // AuditOrigin is where a request came from. All is "" for what no request asked for.
@@ -130,6 +132,11 @@ const (
 	AuditAPIKeyUpdated AuditAction = "apiKey.updated"
 	AuditAPIKeyDeleted AuditAction = "apiKey.deleted"
 
+	AuditVaultSecretCreated AuditAction = "vaultSecret.created"
+	AuditVaultSecretUpdated AuditAction = "vaultSecret.updated"
+	AuditVaultSecretDeleted AuditAction = "vaultSecret.deleted"
+	AuditRekeyed            AuditAction = "secretKey.rekeyed"
+
 	AuditUserCreated    AuditAction = "user.created"
 	AuditUserFailed     AuditAction = "user.login_failed"
 	AuditSessionStarted AuditAction = "session.started"
@@ -147,6 +154,7 @@ func AuditActions() []AuditAction {
 		AuditWebhookCreated, AuditWebhookUpdated, AuditWebhookDeleted, AuditWebhookPaused, AuditWebhookResumed, AuditWebhookDisabled,
 		AuditQueueDiscarded, AuditFailedRetried, AuditDeliveryRetried, AuditDeliveryCanceled,
 		AuditAPIKeyCreated, AuditAPIKeyUpdated, AuditAPIKeyDeleted,
+		AuditVaultSecretCreated, AuditVaultSecretUpdated, AuditVaultSecretDeleted, AuditRekeyed,
 		AuditUserCreated, AuditUserFailed, AuditSessionStarted, AuditSessionEnded,
 		AuditTenantCreated, AuditTenantUpdated, AuditTenantDeleted, AuditOperatorKeyCreated,
 	}

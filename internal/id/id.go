@@ -36,6 +36,7 @@ type (
 	userKind     struct{}
 	sessionKind  struct{}
 	auditKind    struct{}
+	vaultKind    struct{}
 )
 
 func (tenantKind) prefix() string   { return "ten" }
@@ -47,18 +48,20 @@ func (keyKind) prefix() string      { return "key" }
 func (userKind) prefix() string     { return "usr" }
 func (sessionKind) prefix() string  { return "ses" }
 func (auditKind) prefix() string    { return "aud" }
+func (vaultKind) prefix() string    { return "vlt" }
 
 // The kinds of id. The prefix of each is in its text form.
 type (
-	Tenant   = ID[tenantKind]   // ten_
-	Webhook  = ID[webhookKind]  // wh_
-	Event    = ID[eventKind]    // evt_
-	Delivery = ID[deliveryKind] // dlv_
-	Replay   = ID[replayKind]   // rpl_
-	Key      = ID[keyKind]      // key_
-	User     = ID[userKind]     // usr_
-	Session  = ID[sessionKind]  // ses_
-	Audit    = ID[auditKind]    // aud_
+	Tenant      = ID[tenantKind]   // ten_
+	Webhook     = ID[webhookKind]  // wh_
+	Event       = ID[eventKind]    // evt_
+	Delivery    = ID[deliveryKind] // dlv_
+	Replay      = ID[replayKind]   // rpl_
+	Key         = ID[keyKind]      // key_
+	User        = ID[userKind]     // usr_
+	Session     = ID[sessionKind]  // ses_
+	Audit       = ID[auditKind]    // aud_
+	VaultSecret = ID[vaultKind]    // vlt_
 )
 
 // ID is one identifier. The zero value is no id; it is comparable, and orders
@@ -90,21 +93,23 @@ func Parse[K Kind](s string) (ID[K], error) {
 
 // The makers and readers of each kind.
 
-func NewTenant() (Tenant, error)     { return New[tenantKind]() }   // NewTenant makes a tenant's id.
-func NewWebhook() (Webhook, error)   { return New[webhookKind]() }  // NewWebhook makes a webhook's id.
-func NewEvent() (Event, error)       { return New[eventKind]() }    // NewEvent makes an event's id.
-func NewDelivery() (Delivery, error) { return New[deliveryKind]() } // NewDelivery makes a delivery's id.
-func NewReplay() (Replay, error)     { return New[replayKind]() }   // NewReplay makes a replay's id.
-func NewKey() (Key, error)           { return New[keyKind]() }      // NewKey makes an API key's id.
-func NewUser() (User, error)         { return New[userKind]() }     // NewUser makes a user's id.
-func NewSession() (Session, error)   { return New[sessionKind]() }  // NewSession makes a session's id.
-func NewAudit() (Audit, error)       { return New[auditKind]() }    // NewAudit makes the id of an entry in the audit log.
+func NewTenant() (Tenant, error)           { return New[tenantKind]() }   // NewTenant makes a tenant's id.
+func NewWebhook() (Webhook, error)         { return New[webhookKind]() }  // NewWebhook makes a webhook's id.
+func NewEvent() (Event, error)             { return New[eventKind]() }    // NewEvent makes an event's id.
+func NewDelivery() (Delivery, error)       { return New[deliveryKind]() } // NewDelivery makes a delivery's id.
+func NewReplay() (Replay, error)           { return New[replayKind]() }   // NewReplay makes a replay's id.
+func NewKey() (Key, error)                 { return New[keyKind]() }      // NewKey makes an API key's id.
+func NewUser() (User, error)               { return New[userKind]() }     // NewUser makes a user's id.
+func NewSession() (Session, error)         { return New[sessionKind]() }  // NewSession makes a session's id.
+func NewAudit() (Audit, error)             { return New[auditKind]() }    // NewAudit makes the id of an entry in the audit log.
+func NewVaultSecret() (VaultSecret, error) { return New[vaultKind]() }    // NewVaultSecret makes a vault secret's id.
 
-func ParseTenant(s string) (Tenant, error)     { return Parse[tenantKind](s) }   // ParseTenant reads ten_…
-func ParseWebhook(s string) (Webhook, error)   { return Parse[webhookKind](s) }  // ParseWebhook reads wh_…
-func ParseEvent(s string) (Event, error)       { return Parse[eventKind](s) }    // ParseEvent reads evt_…
-func ParseDelivery(s string) (Delivery, error) { return Parse[deliveryKind](s) } // ParseDelivery reads dlv_…
-func ParseKey(s string) (Key, error)           { return Parse[keyKind](s) }      // ParseKey reads key_…
+func ParseTenant(s string) (Tenant, error)           { return Parse[tenantKind](s) }   // ParseTenant reads ten_…
+func ParseWebhook(s string) (Webhook, error)         { return Parse[webhookKind](s) }  // ParseWebhook reads wh_…
+func ParseEvent(s string) (Event, error)             { return Parse[eventKind](s) }    // ParseEvent reads evt_…
+func ParseDelivery(s string) (Delivery, error)       { return Parse[deliveryKind](s) } // ParseDelivery reads dlv_…
+func ParseKey(s string) (Key, error)                 { return Parse[keyKind](s) }      // ParseKey reads key_…
+func ParseVaultSecret(s string) (VaultSecret, error) { return Parse[vaultKind](s) }    // ParseVaultSecret reads vlt_…
 
 // IsZero reports whether this is no id.
 func (i ID[K]) IsZero() bool { return i == ID[K]{} }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
+	"github.com/plinqx/hypha/internal/vault"
 	"github.com/plinqx/hypha/signature"
 )
 
@@ -130,15 +132,19 @@ func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Cre
 			problems = append(problems, hook.Detail{Path: path, Message: "is required"})
 		}
 	}
-	made := ""
+	var made string
+	var err error
 	if c.Secret == nil {
-		var err error
 		if made, err = signature.NewSecret(); err != nil {
 			return nil, err
 		}
 		c.Secret = &made
 	}
-	if problems = append(problems, r.apply(w, c)...); len(problems) > 0 {
+	known, err := r.vaultFor(ctx, tenant, c)
+	if err != nil {
+		return nil, err
+	}
+	if problems = append(problems, r.apply(w, known, c)...); len(problems) > 0 {
 		return nil, invalid(problems)
 	}
 	// One after another, so that all together do not pass the limit. They wait for
@@ -163,23 +169,54 @@ func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Cre
 	if err != nil {
 		return nil, err
 	}
-	version, err := r.Store.InsertWebhook(noteCreated(ctx, w, made != ""), row)
+	for {
+		version, err := r.Store.InsertWebhook(noteCreated(ctx, w, made != ""), row)
+		if errors.Is(err, store.ErrConfigMoved) {
+			// A vault secret that a header refers to was deleted since.
+			if snap, err = r.Catalog.Refresh(ctx, tenant, snap.Version); err != nil {
+				return nil, err
+			}
+			if problems := vault.CheckHeaders(snap.Vault(), w.Headers); len(problems) > 0 {
+				return nil, invalid(problems)
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.Catalog.PutWebhook(version, w)
+		return &Created{Webhook: w, Secret: made}, nil
+	}
+}
+
+// vaultFor answers the vault that a change's headers are judged by.
+func (r *Registry) vaultFor(ctx context.Context, tenant id.Tenant, c Change) (*catalog.Vault, error) {
+	snap, err := r.Catalog.Tenant(ctx, tenant)
+	if err == nil && r.Shared && c.Headers != nil && slices.ContainsFunc(hook.VaultNames(*c.Headers), func(name string) bool {
+		_, known := snap.Vault().Value(name)
+		return !known
+	}) {
+		snap, err = r.Catalog.Recheck(ctx, tenant)
+	}
 	if err != nil {
 		return nil, err
 	}
-	r.Catalog.PutWebhook(version, w)
-	return &Created{Webhook: w, Secret: made}, nil
+	return snap.Vault(), nil
 }
 
 // Check lists what is wrong with a change of a webhook, or with a new one where
 // held is nil. Create and Update refuse the same; it is for a caller that has
 // more to say about the request, so that all problems are told at once.
-func (r *Registry) Check(held *hook.Webhook, c Change) []hook.Detail {
+func (r *Registry) Check(ctx context.Context, tenant id.Tenant, held *hook.Webhook, c Change) []hook.Detail {
 	var w hook.Webhook
 	if held != nil {
 		w = *held
 	}
-	return r.apply(&w, c)
+	known, err := r.vaultFor(ctx, tenant, c)
+	if err != nil {
+		known = nil // Create and Update will say so
+	}
+	return r.apply(&w, known, c)
 }
 
 // Update changes a webhook. An empty change answers the webhook as it is.
@@ -192,7 +229,7 @@ func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webh
 		if err != nil {
 			return nil, err
 		}
-		if problems := r.Check(held, c); len(problems) > 0 {
+		if problems := r.Check(ctx, tenant, held, c); len(problems) > 0 {
 			return nil, invalid(problems)
 		}
 		if _, err := r.pause(ctx, held, *pause); err != nil {
@@ -201,7 +238,11 @@ func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webh
 		pause = nil
 	}
 	w, err := r.edit(ctx, tenant, webhook, hook.AuditWebhookUpdated, func(w *hook.Webhook) error {
-		if problems := r.apply(w, c); len(problems) > 0 {
+		known, err := r.vaultFor(ctx, tenant, c)
+		if err != nil {
+			return err
+		}
+		if problems := r.apply(w, known, c); len(problems) > 0 {
 			return invalid(problems)
 		}
 		return nil
@@ -320,16 +361,28 @@ func (r *Registry) now() time.Time { return r.Now().UTC().Truncate(time.Millisec
 // a credential.
 const Masked = "****"
 
-// MaskHeaders is a webhook's headers as an answer shows them.
+// MaskHeaders is a webhook's headers as an answer shows them. A value that is a
+// reference to vault secrets and nothing else is shown: it is no secret.
 func MaskHeaders(headers map[string]string) map[string]string {
 	shown := make(map[string]string, len(headers))
 	for name, value := range headers {
-		if egress.Credential(name) {
+		if egress.Credential(name) && !onlyReferences(value) {
 			value = Masked
 		}
 		shown[name] = value
 	}
 	return shown
+}
+
+// onlyReferences reports whether a value is made of references to vault secrets,
+// with no more before them than the scheme of a credential (RFC 9110, 11.4).
+func onlyReferences(value string) bool {
+	t, err := hook.ParseTemplate(value)
+	if err != nil || len(t.Names()) == 0 {
+		return false
+	}
+	scheme, rest, _ := strings.Cut(t.Literal(), " ")
+	return rest == "" && slices.Contains([]string{"", "basic", "bearer", "token", "apikey"}, strings.ToLower(scheme))
 }
 
 func invalid(problems []hook.Detail) error {

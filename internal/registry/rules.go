@@ -7,8 +7,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/plinqx/hypha/internal/catalog"
 	"github.com/plinqx/hypha/internal/egress"
 	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/vault"
 	"github.com/plinqx/hypha/signature"
 )
 
@@ -24,8 +26,9 @@ const (
 	maxPause       = 365 * 24 * time.Hour
 )
 
-// apply puts a change into a webhook and lists all that is wrong with it.
-func (r *Registry) apply(w *hook.Webhook, c Change) []hook.Detail {
+// apply puts a change into a webhook and lists all that is wrong with it. The vault is
+// what its headers may refer to; nil if that is not known.
+func (r *Registry) apply(w *hook.Webhook, known *catalog.Vault, c Change) []hook.Detail {
 	var problems []hook.Detail
 	check := func(path, problem string) {
 		if problem != "" {
@@ -59,9 +62,18 @@ func (r *Registry) apply(w *hook.Webhook, c Change) []hook.Detail {
 		}
 	}
 	if c.Headers != nil {
+		before := len(problems)
 		headers := unmask(*c.Headers, w.Headers)
 		for _, p := range egress.CheckHeaders(headers, r.HeaderPrefix) {
 			check(p.Path, p.Message)
+		}
+		if known != nil {
+			wrong := slices.Clone(problems[before:]) // a header that can't be has no references
+			for _, p := range vault.CheckHeaders(known, headers) {
+				if !slices.ContainsFunc(wrong, func(w hook.Detail) bool { return w.Path == p.Path }) && len(p.Path) <= len("headers.")+egress.MaxHeaderNameLength {
+					problems = append(problems, p)
+				}
+			}
 		}
 		for name, value := range headers {
 			if value == Masked && egress.Credential(name) {

@@ -35,6 +35,8 @@ type Store interface {
 	Jobs
 	History
 	Configuration
+	Vault
+	Sealed
 	Directory
 	Audit
 
@@ -420,6 +422,7 @@ type TenantConfig struct {
 	Version  int64
 	Webhooks []WebhookRow
 	Keys     []KeyRow
+	Vault    []VaultRow // oldest first
 }
 
 // WebhookRow is a webhook as it is stored: Webhook.Headers and Webhook.Secrets
@@ -427,6 +430,9 @@ type TenantConfig struct {
 type WebhookRow struct {
 	hook.Webhook
 	Sealed []byte
+	// Vault names the vault secrets that the headers refer to, each once (see
+	// Vault). It is written, and not read again: the headers say it too.
+	Vault []string
 }
 
 // DeleteWebhookParams deletes a webhook; Job is the id for the discard.

@@ -124,10 +124,18 @@ func (s *Store) TenantConfig(ctx context.Context, tenant id.Tenant) (*store.Tena
 			return err
 		}
 		var k apiKeyRow
-		return each(ctx, q, sqlAPIKeys, []any{uuid(tenant)}, k.to(), func() error {
+		err = each(ctx, q, sqlAPIKeys, []any{uuid(tenant)}, k.to(), func() error {
 			row, err := k.read()
 			out.Keys = append(out.Keys, row)
 			return err
+		})
+		if err != nil {
+			return err
+		}
+		var secret vaultColumns
+		return each(ctx, q, sqlVault, []any{uuid(tenant)}, secret.to(), func() error {
+			out.Vault = append(out.Vault, secret.read(tenant))
+			return nil
 		})
 	})
 	if err != nil {
@@ -173,6 +181,9 @@ func (s *Store) InsertWebhook(ctx context.Context, w store.WebhookRow) (int64, e
 				return err
 			}
 		}
+		if err := t.refer(ctx, &w); err != nil {
+			return err
+		}
 		return t.insertRevision(ctx, &w, data)
 	})
 }
@@ -196,6 +207,9 @@ func (s *Store) UpdateWebhook(ctx context.Context, w store.WebhookRow) (int64, e
 			return err
 		}
 		if _, err := t.exec(ctx, sqlUpdateWebhook, uuid(w.Tenant), uuid(w.ID), w.Revision, data, w.Sealed); err != nil {
+			return err
+		}
+		if err := t.refer(ctx, &w); err != nil {
 			return err
 		}
 		return t.insertRevision(ctx, &w, data)
@@ -226,7 +240,7 @@ func (s *Store) DeleteWebhook(ctx context.Context, p store.DeleteWebhookParams) 
 			return hook.NotFound("Webhook")
 		}
 		// A discard that runs already may stand for less than there is now.
-		for _, text := range [...]string{sqlDeleteLane, sqlEndJobs} {
+		for _, text := range [...]string{sqlDeleteLane, sqlDeleteReferences, sqlEndJobs} {
 			if _, err := t.exec(ctx, text, uuid(p.Tenant), uuid(p.Webhook)); err != nil {
 				return err
 			}

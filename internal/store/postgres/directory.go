@@ -117,6 +117,8 @@ func (s *Store) DeleteTenant(ctx context.Context, tenant id.Tenant) error {
 			"DELETE FROM emails e USING users u WHERE u.tenant_id = $1 AND e.email = u.email AND e.tenant_id = $1",
 			"DELETE FROM webhooks WHERE tenant_id = $1",
 			"DELETE FROM lanes WHERE tenant_id = $1",
+			"DELETE FROM vault WHERE tenant_id = $1",
+			"DELETE FROM vault_references WHERE tenant_id = $1",
 			"DELETE FROM api_keys WHERE tenant_id = $1",
 			"DELETE FROM sessions WHERE tenant_id = $1",
 			"DELETE FROM users WHERE tenant_id = $1",

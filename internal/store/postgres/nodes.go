@@ -32,7 +32,7 @@ const (
 			AND l.classid = 7002 AND l.objid::bigint = $1 AND l.objsubid = 2 AND l.mode = 'ShareLock' AND l.granted AND l.pid <> pg_backend_pid()
 			AND EXISTS (SELECT 1 FROM nodes WHERE id = $2 AND beat_at <= clock_timestamp() - $3 * interval '1 microsecond')`
 
-	sqlJoin  = `INSERT INTO nodes (name, version) VALUES ($1, $2) RETURNING id`
+	sqlJoin  = `INSERT INTO nodes (name, version, secret_keys) VALUES ($1, $2, $3) RETURNING id`
 	sqlLeave = `DELETE FROM nodes WHERE id = $1`
 	// sqlEndLease ends the lease of a node that is silent, for a node that has one.
 	sqlEndLease  = `DELETE FROM nodes WHERE id = $1 AND beat_at <= clock_timestamp() - $2 * interval '1 microsecond' AND EXISTS (SELECT 1 FROM nodes WHERE id = $3)`
@@ -81,7 +81,7 @@ func (s *Store) Join(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var node int64
-	if _, err := one(ctx, s.leases, sqlJoin, []any{s.o.Node, s.o.Version}, &node); err != nil {
+	if _, err := one(ctx, s.leases, sqlJoin, []any{s.o.Node, s.o.Version, s.o.SecretKeys}, &node); err != nil {
 		return edge(fmt.Errorf("join the nodes: %w", err))
 	}
 	s.node.Store(node)

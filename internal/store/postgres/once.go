@@ -36,12 +36,12 @@ func (s *Store) Setting(ctx context.Context, name string) (value int64, found bo
 	return value, found, edge(err)
 }
 
-// Settle keeps a setting, unless there is one of that name already, and answers the
-// one that is kept.
-func (s *Store) Settle(ctx context.Context, name string, value int64) (kept int64, err error) {
-	if _, err := s.pool.Exec(ctx, "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", name, value); err != nil {
-		return 0, edge(fmt.Errorf("keep a setting: %w", err))
+// Settle keeps a setting, in the place of one of that name. Who goes by what it was
+// before is Alone.
+func (s *Store) Settle(ctx context.Context, name string, value int64) error {
+	_, err := s.pool.Exec(ctx, "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
+	if err != nil {
+		return edge(fmt.Errorf("keep a setting: %w", err))
 	}
-	kept, _, err = s.Setting(ctx, name)
-	return kept, err
+	return nil
 }

@@ -22,6 +22,10 @@ type Options struct {
 	URL string
 	// Node names this process for people; Version is the program's.
 	Node, Version string
+	// SecretKeys are the fingerprints of the keys that this process has for what is
+	// sealed, the one that seals first; the other nodes can ask for them. Default: it
+	// seals and opens nothing.
+	SecretKeys []int64
 	// Logger is told of what goes on behind the calls. Default: nobody is.
 	Logger *slog.Logger
 	// Now is this process's clock. Default: time.Now.

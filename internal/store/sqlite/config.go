@@ -50,11 +50,15 @@ func (s *Store) TenantConfig(ctx context.Context, tenant id.Tenant) (*store.Tena
 		if err != nil {
 			return err
 		}
-		return c.query("SELECT "+keyColumns+" FROM keys WHERE tenant_id = ? ORDER BY id", func(r row) (bool, error) {
+		err = c.query("SELECT "+keyColumns+" FROM keys WHERE tenant_id = ? ORDER BY id", func(r row) (bool, error) {
 			k, err := readKey(r)
 			out.Keys = append(out.Keys, k)
 			return true, err
 		}, tenant[:])
+		if err != nil {
+			return err
+		}
+		return c.scan(sqlVault, func(r row) { out.Vault = append(out.Vault, readVaultSecret(tenant, r)) }, tenant[:])
 	})
 	if err != nil {
 		return nil, err
@@ -94,6 +98,9 @@ func (s *Store) InsertWebhook(ctx context.Context, w store.WebhookRow) (int64, e
 				return err
 			}
 		}
+		if err := t.refer(&w); err != nil {
+			return err
+		}
 		return t.insertRevision(&w, data)
 	})
 }
@@ -119,6 +126,9 @@ func (s *Store) UpdateWebhook(ctx context.Context, w store.WebhookRow) (int64, e
 		_, err = t.exec("UPDATE webhooks SET revision = ?, data = ?, sealed = ? WHERE tenant_id = ? AND id = ?",
 			w.Revision, data, w.Sealed, w.Tenant[:], w.ID[:])
 		if err != nil {
+			return err
+		}
+		if err := t.refer(&w); err != nil {
 			return err
 		}
 		return t.insertRevision(&w, data)
@@ -152,6 +162,7 @@ func (s *Store) DeleteWebhook(ctx context.Context, p store.DeleteWebhookParams) 
 		}
 		for _, text := range [...]string{
 			"DELETE FROM lanes WHERE tenant_id = ? AND webhook_id = ?",
+			"DELETE FROM vault_references WHERE tenant_id = ? AND webhook_id = ?",
 			// A discard that runs already may stand for less than there is now.
 			"UPDATE jobs SET done = 1 WHERE tenant_id = ? AND webhook_id = ? AND done = 0",
 		} {

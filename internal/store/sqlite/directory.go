@@ -73,6 +73,8 @@ func (s *Store) DeleteTenant(ctx context.Context, tenant id.Tenant) error {
 			"INSERT INTO removed_tenants (id) VALUES (?)",
 			"DELETE FROM webhooks WHERE tenant_id = ?",
 			"DELETE FROM lanes WHERE tenant_id = ?",
+			"DELETE FROM vault WHERE tenant_id = ?",
+			"DELETE FROM vault_references WHERE tenant_id = ?",
 			"DELETE FROM keys WHERE tenant_id = ?",
 			"DELETE FROM sessions WHERE tenant_id = ?",
 			"DELETE FROM users WHERE tenant_id = ?",

@@ -25,6 +25,8 @@ func sourceOf(part string) (source, bool) {
 		"webhooks":          {table: "webhooks", key: []string{"tenant_id", "id"}},
 		"webhook_revisions": {table: "webhook_revisions", key: []string{"tenant_id", "webhook_id", "revision"}},
 		"lanes":             {table: "lanes", key: []string{"tenant_id", "webhook_id"}},
+		"vault":             {table: "vault", key: []string{"tenant_id", "id"}},
+		"vault_references":  {table: "vault_references", key: []string{"tenant_id", "name", "webhook_id"}},
 		"api_keys":          {table: "keys", key: []string{"tenant_id", "id"}},
 		"users":             {table: "users", key: []string{"tenant_id", "id"}},
 		"sessions":          {table: "sessions", key: []string{"tenant_id", "id"}},

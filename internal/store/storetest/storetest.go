@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness, groups ...string) {
 		{"Prune", pruneTests()},
 		{"Audit", auditTests()},
 		{"Configuration", configTests()},
+		{"Vault", vaultTests()},
 		{"Directory", directoryTests()},
 		{"Isolation", isolationTests()},
 		{"Model", modelTests()},

@@ -69,6 +69,8 @@ func Parts() []Part {
 		part("tenants", id("id"), txt("name"), num("created_at", "updated_at", "config_version", "era")),
 		part("webhooks", id("tenant_id", "id"), num("revision"), txt("data"), raw("sealed")),
 		part("webhook_revisions", id("tenant_id", "webhook_id"), num("revision"), txt("data"), raw("sealed")),
+		part("vault", id("tenant_id", "id"), txt("name"), num("revision"), txt("description"), raw("sealed"), num("created_at", "updated_at")),
+		part("vault_references", id("tenant_id"), txt("name"), id("webhook_id")),
 		part("lanes", id("tenant_id", "webhook_id"), num("paused_until")),
 		part("api_keys", id("tenant_id", "id"), raw("hash"), txt("name", "hint", "scopes"), num("created_at", "expires_at", "last_used_at")),
 		part("users", id("tenant_id", "id"), txt("email", "role", "password_hash"), num("created_at")),
