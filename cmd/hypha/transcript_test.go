@@ -229,12 +229,14 @@ func placeholders(text string, secrets map[string]string) string {
 		text = strings.ReplaceAll(text, secret, secrets[secret])
 	}
 	for _, p := range []struct{ pattern, name string }{
-		{`\b(wh|evt|dlv|key|ten|usr|rpl)_[0-7][0-9a-hjkmnp-tv-z]{25}\b`, ""},
+		{`\b(wh|evt|dlv|key|ten|usr|ses|rpl)_[0-7][0-9a-hjkmnp-tv-z]{25}\b`, ""},
 		{`\bhypha_[A-Za-z0-9_-]{43}`, "<API key %d>"},
 		{`\bwhsec_[A-Za-z0-9+/]{43}=`, "<secret %d>"},
 		{`"(nextCursor)": "([^"]+)"`, `"$1": "<cursor>"`},
 		{`cursor=[A-Za-z0-9_-]{20,}`, "cursor=<cursor>"},
 		{`"(token)": "([^"]+)"`, `"$1": "<session token>"`},
+		{`"(password)": "[A-Za-z0-9_-]{43}"`, `"$1": "<the password>"`},
+		{`__Host-hypha=[A-Za-z0-9_-]{20,}`, "__Host-hypha=<session token>"},
 		{`"(hint)": "([^"]+)"`, `"$1": "<the key's first characters>"`},
 		{`"(durationMs|dns|connect|tls|firstByte)": [0-9.]+`, `"$1": <ms>`},
 		{`"(p50|p95|p99)": [0-9.]*[1-9][0-9.]*`, `"$1": <ms>`},
@@ -281,7 +283,10 @@ func placeholders(text string, secrets map[string]string) string {
 }
 
 // operation is one of the document.
-type operation struct{ method, path, id, scope string }
+type operation struct {
+	method, path, id, scope string
+	public                  bool // nobody is asked for credentials
+}
 
 func (o operation) String() string { return o.method + " " + o.path }
 
@@ -305,7 +310,7 @@ func operationsOf(t *testing.T) []operation {
 		if end := regexp.MustCompile(`(?m)^  (?:/|  (?:get|post|patch|put|delete):$)`).FindStringIndex(rest); end != nil {
 			rest = rest[:end[0]]
 		}
-		op := operation{method: method, path: path}
+		op := operation{method: method, path: path, public: strings.Contains(rest, "security: []")}
 		if m := regexp.MustCompile(`operationId: (\w+)`).FindStringSubmatch(rest); m != nil {
 			op.id = m[1]
 		}

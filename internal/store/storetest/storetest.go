@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness, groups ...string) {
 		{"Prune", pruneTests()},
 		{"Configuration", configTests()},
 		{"Directory", directoryTests()},
+		{"Users", userTests()},
 		{"Isolation", isolationTests()},
 		{"Model", modelTests()},
 	} {
