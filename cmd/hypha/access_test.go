@@ -23,6 +23,7 @@ func idKinds() map[string]string {
 	return map[string]string{
 		"webhook": "wh_" + nobody, "delivery": "dlv_" + nobody, "event": "evt_" + nobody, "key": "key_" + nobody, "tenant": "ten_" + nobody,
 		"secret": "vlt_" + nobody,
+		"user":   "usr_" + nobody,
 	}
 }
 
@@ -40,7 +41,10 @@ func fill(t *testing.T, path string, ids map[string]string) string {
 
 // bodyFor is a body that is well-formed for an operation on one thing.
 func bodyFor(op operation) string {
-	if op.method == http.MethodPatch {
+	switch {
+	case op.method == http.MethodPatch && strings.Contains(op.path, "{user}"):
+		return `{"email":"x@example.com"}`
+	case op.method == http.MethodPatch:
 		return `{"name":"x"}`
 	}
 	return ""
@@ -109,7 +113,7 @@ func TestScopes(t *testing.T) {
 		path := fill(t, op.path, idKinds())
 		fmt.Fprintf(&table, "%-75s", op.String())
 		for _, column := range columns {
-			if op.id == "logout" && column != "none" {
+			if strings.HasPrefix(op.id, "logout") && column != "none" {
 				fmt.Fprintf(&table, " %-*s", len(column), "yes") // of a session; a key has none, whatever its scope
 				continue
 			}
@@ -125,8 +129,8 @@ func TestScopes(t *testing.T) {
 			fmt.Fprintf(&table, " %-*s", len(column), cell)
 
 			want := "yes"
-			switch public := op.scope == "" && op.id != "me" && op.id != "logout"; {
-			case public:
+			switch {
+			case op.public:
 			case column == "none":
 				want = "401"
 			case op.scope == "", column == op.scope, column == "operator":
@@ -165,6 +169,7 @@ func TestTenantIsolation(t *testing.T) {
 	theirKey := ask(t, v.url(), http.MethodPost, "/services/api-keys", `{"name":"theirs"}`, acting...)
 	theirs := []string{"Authorization: Bearer " + theirKey.text("key")}
 	webhook := ask(t, v.url(), http.MethodPost, "/services/webhooks", hookOf(receiver.URL, "order.*"), theirs...).text("id")
+	user := ask(t, v.url(), http.MethodPost, "/services/users", `{"email":"theirs@example.com","role":"Administrator"}`, theirs...).text("id")
 	event := ask(t, v.url(), http.MethodPost, "/services/events", `{"type":"order.paid","data":{"secret":"theirs"}}`, theirs...).text("id")
 	named := ask(t, v.url(), http.MethodPost, "/services/events", `{"type":"order.paid","data":1,"id":"their-own-id"}`, theirs...).text("id")
 	secret := ask(t, v.url(), http.MethodPost, "/services/vault", `{"name":"THEIRS","value":"their-value"}`, theirs...).text("id")
@@ -178,7 +183,7 @@ func TestTenantIsolation(t *testing.T) {
 	// A page that goes on, for its cursor.
 	page := ask(t, v.url(), http.MethodGet, "/services/webhooks/deliveries?limit=1", "", theirs...)
 
-	ids := map[string]string{"webhook": webhook, "delivery": delivery, "event": event, "key": theirKey.text("id"), "tenant": tenant, "secret": secret}
+	ids := map[string]string{"webhook": webhook, "delivery": delivery, "event": event, "key": theirKey.text("id"), "tenant": tenant, "secret": secret, "user": user}
 	look := func() string {
 		var all strings.Builder
 		for _, op := range operationsOf(t) {

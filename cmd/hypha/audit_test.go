@@ -53,6 +53,12 @@ func (w *auditWorld) newTenant() string {
 	return w.ask(201, "POST", "/services/tenants", `{"name":"Acme"}`, "Authorization: Bearer "+operatorKey).text("id")
 }
 
+// user is a user of that address, with the password "the password of it".
+func (w *auditWorld) user(email string) string {
+	w.t.Helper()
+	return w.ask(201, "POST", "/services/users", fmt.Sprintf(`{"email":%q,"role":"Developer","password":"the password of it"}`, email)).text("id")
+}
+
 func (w *auditWorld) session() string {
 	w.t.Helper()
 	token := w.ask(200, "POST", "/services/auth/login", fmt.Sprintf(`{"email":%q,"password":%q}`, testEmail, testPassword), "X-None: 1").text("token")
@@ -107,6 +113,20 @@ func recipes() map[string]recipe {
 		"logout": {"session.ended", "user", func(w *auditWorld) (string, string, []string) {
 			return "", "", []string{"Authorization: Bearer " + w.session()}
 		}},
+		"logoutAll": {"user.signed_out", "user", func(w *auditWorld) (string, string, []string) {
+			return "", "", []string{"Authorization: Bearer " + w.session()}
+		}},
+		"changePassword": {"user.updated", "user", func(w *auditWorld) (string, string, []string) {
+			w.user("own@example.com")
+			w.secrets = append(w.secrets, "the password of it", "another password")
+			token := w.ask(200, "POST", "/services/auth/login", `{"email":"own@example.com","password":"the password of it"}`, "X-None: 1").text("token")
+			return "", `{"currentPassword":"the password of it","newPassword":"another password"}`, []string{"Authorization: Bearer " + token}
+		}},
+		"createUser": {"user.created", "", func(*auditWorld) (string, string, []string) {
+			return "", `{"email":"new@example.com","role":"Viewer"}`, nil
+		}},
+		"updateUser":   {"user.updated", "", on(func(w *auditWorld) string { return w.user("changed@example.com") }, `{"role":"Viewer","password":"another password"}`)},
+		"deleteUser":   {"user.deleted", "", on(func(w *auditWorld) string { return w.user("deleted@example.com") }, "")},
 		"createKey":    {"apiKey.created", "", on(func(*auditWorld) string { return "" }, `{"name":"CI"}`)},
 		"updateKey":    {"apiKey.updated", "", on((*auditWorld).key, `{"name":"CI 2"}`)},
 		"deleteKey":    {"apiKey.deleted", "", on((*auditWorld).key, "")},
@@ -211,7 +231,7 @@ func everyChange(t *testing.T, change func(*settings)) {
 		if object == "" {
 			object = a.text("id")
 		}
-		w.secrets = append(w.secrets, a.text("key"), a.text("secret"), a.text("token"))
+		w.secrets = append(w.secrets, a.text("key"), a.text("secret"), a.text("token"), a.text("password"))
 		want := auditedEntry{Action: r.action, Address: "127.0.0.1", RequestID: "did-" + op.id}
 		want.Actor.Kind, want.Object.ID = r.actor, object
 		if r.actor == "" {

@@ -76,7 +76,8 @@ func TestContract(t *testing.T) {
 		run  func(*contractTest, *testing.T)
 	}{
 		{"seed", (*contractTest).seed}, {"basics", (*contractTest).basics}, {"errors", (*contractTest).errors},
-		{"credentials", (*contractTest).credentials}, {"tenants", (*contractTest).tenants}, {"webhooks", (*contractTest).webhooks},
+		{"credentials", (*contractTest).credentials}, {"users", (*contractTest).users}, {"sessions", (*contractTest).sessions},
+		{"tenants", (*contractTest).tenants}, {"webhooks", (*contractTest).webhooks},
 		{"vault", (*contractTest).vault}, {"secret keys", (*contractTest).secretKeys},
 		{"holding back", (*contractTest).holdingBack}, {"events", (*contractTest).events}, {"idempotency", (*contractTest).idempotency},
 		{"batches", (*contractTest).batches}, {"receiving", (*contractTest).receiving}, {"failures", (*contractTest).failures},
@@ -337,6 +338,117 @@ func (c *contractTest) credentials(t *testing.T) {
 	tr.ask(204, "DELETE", "/services/api-keys/"+id, "")
 	tr.ask(401, "GET", "/services/webhooks", "", "Authorization: Bearer "+key)
 	tr.save("credentials.txt", "Credentials")
+}
+
+func (c *contractTest) users(t *testing.T) {
+	_, tr := c.start(t, nil)
+	tr.section("Make a user; the server makes the password and shows it once")
+	made := tr.ask(201, "POST", "/services/users", `{"email":"Dana@Example.com","role":"Developer"}`)
+	id, password := made.text("id"), made.text("password")
+	if len(password) != 43 || made.text("email") != "dana@example.com" {
+		t.Errorf("made %s", made.body)
+	}
+	signIn := func(want int, email, password string) string {
+		t.Helper()
+		token := tr.quietly(want, "POST", "/services/auth/login", fmt.Sprintf(`{"email":%q,"password":%q}`, email, password), "Authorization: ").text("token")
+		if token != "" {
+			tr.secrets[token] = "<session token>"
+		}
+		return token
+	}
+	token := signIn(200, "dana@example.com", password)
+	tr.section("Show it, with its last sign-in")
+	if a := tr.ask(200, "GET", "/services/users/"+id, ""); a.get("password") != nil || a.get("lastLoginAt") == nil {
+		t.Errorf("shown: %s", a.body)
+	}
+	tr.section("What is wrong is said together; a password is not the email")
+	tr.ask(400, "POST", "/services/users", `{"email":"not an address","role":"developer","password":"short"}`)
+	tr.ask(400, "POST", "/services/users", `{"email":"erin@example.com","role":"Viewer","password":"Erin@example.com"}`)
+	tr.section("An email is one user's of a tenant")
+	tr.ask(409, "POST", "/services/users", `{"email":"dana@example.com","role":"Viewer"}`)
+	tr.section("A role says what a session may do")
+	tr.ask(403, "GET", "/services/users", "", "Authorization: Bearer "+token)
+	tr.ask(201, "POST", "/services/webhooks", hookOf("https://example.com/in", "order.*"), "Authorization: Bearer "+token)
+	tr.section("Another role ends the sessions, at once")
+	tr.ask(200, "PATCH", "/services/users/"+id, `{"role":"Viewer"}`)
+	tr.ask(401, "GET", "/services/webhooks", "", "Authorization: Bearer "+token)
+	token = signIn(200, "dana@example.com", password)
+	tr.quietly(200, "GET", "/services/webhooks", "", "Authorization: Bearer "+token)
+	tr.quietly(403, "POST", "/services/webhooks", hookOf("https://example.com/in", "order.*"), "Authorization: Bearer "+token)
+	tr.section("So does another password; another email does not")
+	tr.ask(200, "PATCH", "/services/users/"+id, `{"email":"dana@example.org"}`)
+	tr.quietly(200, "GET", "/services/auth/me", "", "Authorization: Bearer "+token)
+	tr.ask(200, "PATCH", "/services/users/"+id, `{"password":"a new password"}`)
+	tr.quietly(401, "GET", "/services/auth/me", "", "Authorization: Bearer "+token)
+	signIn(401, "dana@example.com", "a new password")
+	token = signIn(200, "dana@example.org", "a new password")
+	tr.section("List, oldest first")
+	list := tr.ask(200, "GET", "/services/users?limit=1", "")
+	admin := list.text("data.0.id")
+	if rest := tr.ask(200, "GET", "/services/users?limit=1&cursor="+list.text("nextCursor"), ""); rest.text("data.0.id") != id || rest.get("nextCursor") != nil {
+		t.Errorf("the rest: %s", rest.body)
+	}
+	tr.section("A tenant's last administrator can be neither deleted nor made anything else")
+	tr.ask(409, "PATCH", "/services/users/"+admin, `{"role":"Developer"}`)
+	tr.ask(409, "DELETE", "/services/users/"+admin, "")
+	tr.section("Delete a user: the sessions end")
+	tr.ask(204, "DELETE", "/services/users/"+id, "")
+	tr.ask(401, "GET", "/services/auth/me", "", "Authorization: Bearer "+token)
+	tr.ask(404, "GET", "/services/users/"+id, "")
+	tr.save("users.txt", "Users")
+}
+
+func (c *contractTest) sessions(t *testing.T) {
+	_, tr := c.start(t, nil)
+	login := fmt.Sprintf(`{"email":%q,"password":%q,"cookie":true}`, testEmail, testPassword)
+	signIn := func() string {
+		t.Helper()
+		token := tr.quietly(200, "POST", "/services/auth/login", strings.Replace(login, "true", "false", 1), "Authorization: ").text("token")
+		tr.secrets[token] = "<session token>"
+		return "Authorization: Bearer " + token
+	}
+	tr.section("A browser keeps its session in a cookie, and no script sees it")
+	in := tr.ask(200, "POST", "/services/auth/login", login, "Authorization: ")
+	cookie, _, _ := strings.Cut(in.header.Get("Set-Cookie"), ";")
+	if in.get("token") != nil || !strings.HasPrefix(cookie, "__Host-hypha=hyps_") {
+		t.Errorf("signed in: %v %s", in.header, in.body)
+	}
+	tr.section("It counts where there is no Authorization; an API key is none that a cookie may hold")
+	browser := []string{"Authorization: ", "Cookie: " + cookie, "Sec-Fetch-Site: same-origin"}
+	tr.ask(200, "GET", "/services/auth/me", "", browser...)
+	tr.quietly(401, "GET", "/services/auth/me", "", "Authorization: Bearer wrong", "Cookie: "+cookie)
+	tr.quietly(401, "GET", "/services/auth/me", "", "Authorization: ", "Cookie: __Host-hypha="+testKey)
+	tr.quietly(401, "GET", "/services/auth/me", "", "Authorization: ", "Cookie: "+cookie+"; "+cookie)
+	tr.section("What a page of another site sends is refused")
+	other := []string{"Authorization: ", "Cookie: " + cookie, "Sec-Fetch-Site: cross-site", "Origin: https://evil.example"}
+	tr.ask(403, "POST", "/services/auth/logout-all", "", other...)
+	tr.quietly(403, "POST", "/services/auth/logout", "", "Authorization: ", "Cookie: "+cookie, "Origin: null")
+	tr.quietly(403, "POST", "/services/auth/login", login, "Authorization: ", "Origin: https://evil.example")
+	tr.section("One's own sessions, everywhere")
+	second := signIn()
+	tr.ask(200, "GET", "/services/auth/sessions", "", second)
+	tr.section("Another password: the current one must be given, and the other sessions end")
+	tr.ask(400, "POST", "/services/auth/password", `{"currentPassword":"wrong","newPassword":"another password"}`, second)
+	tr.ask(204, "POST", "/services/auth/password", fmt.Sprintf(`{"currentPassword":%q,"newPassword":"another password"}`, testPassword), second)
+	tr.quietly(200, "GET", "/services/auth/me", "", second)
+	tr.ask(401, "GET", "/services/auth/me", "", browser...)
+	login = strings.Replace(login, testPassword, "another password", 1)
+	tr.section("Sign out takes the cookie away")
+	cookie, _, _ = strings.Cut(tr.quietly(200, "POST", "/services/auth/login", login, "Authorization: ").header.Get("Set-Cookie"), ";")
+	browser[1] = "Cookie: " + cookie
+	tr.ask(204, "POST", "/services/auth/logout", "", browser...)
+	tr.quietly(401, "GET", "/services/auth/me", "", browser...)
+	tr.section("Sign out everywhere")
+	third := signIn()
+	tr.ask(204, "POST", "/services/auth/logout-all", "", third)
+	tr.ask(401, "GET", "/services/auth/me", "", second)
+	tr.section("An API key has neither sessions nor a password")
+	if a := tr.ask(200, "GET", "/services/auth/sessions", ""); len(a.get("data").([]any)) != 0 {
+		t.Errorf("a key's sessions: %s", a.body)
+	}
+	tr.ask(409, "POST", "/services/auth/logout-all", "")
+	tr.ask(409, "POST", "/services/auth/password", `{"currentPassword":"wrong","newPassword":"another password"}`)
+	tr.save("sessions.txt", "Sessions")
 }
 
 func (c *contractTest) tenants(t *testing.T) {

@@ -133,7 +133,10 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	}
 	metrics := obs.NewMetrics()
 	configs := catalog.New(v.store, ring)
-	if v.auth, err = auth.New(auth.Options{Store: v.store, Catalog: configs, Now: clock.Now, Logger: logger}); err != nil {
+	v.auth, err = auth.New(auth.Options{
+		Store: v.store, Catalog: configs, Now: clock.Now, Logger: logger, SessionLifetime: s.SessionLifetime, SessionIdle: s.SessionIdle,
+	})
+	if err != nil {
 		return nil, err
 	}
 	made, err := v.bootstrap(ctx, nodes, ring, bootstrap)
@@ -194,7 +197,8 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 					metrics.Refused(refusedMemory, 1)
 				}
 			},
-			Ready: v.ready, Metrics: metrics.Handler(), Logger: logger,
+			CrossOrigin: c.crossOrigin,
+			Ready:       v.ready, Metrics: metrics.Handler(), Logger: logger,
 			Observe: func(x api.Exchange) { metrics.Requested(x.Route, x.Status, x.Duration) },
 			Prefix:  prefix, UserAgent: userAgent,
 			MaxEventBody: s.MaxEventBytes, MaxBatchBody: s.MaxBatchBytes,

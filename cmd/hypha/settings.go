@@ -4,9 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
+	"net/url"
+	"strings"
 	"time"
 
+	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/dispatch"
 	"github.com/plinqx/hypha/internal/egress"
 	"github.com/plinqx/hypha/internal/retry"
@@ -26,6 +30,10 @@ type settings struct {
 
 	SecretKey     string `help:"Key that seals secrets at rest, 64 hexadecimal digits. Several, with commas between them: the first one seals, the others open what was sealed before. Made in the data folder if not given; needed with --database-url, and the same for all servers. Better in a file." placeholder:"HEX"`
 	SecretKeyFile string `help:"File with that key, or with several, one on each line. Nobody but its owner may read it." placeholder:"FILE"`
+
+	PublicURL       string        `help:"Address that browsers reach this server at, such as https://hooks.example.com, if it is not the one they ask for: behind a proxy, say." placeholder:"URL"`
+	SessionLifetime time.Duration `help:"How long a sign-in lasts, used or not." default:"24h" placeholder:"DURATION"`
+	SessionIdle     time.Duration `help:"How long a sign-in lasts without being used." default:"2h" placeholder:"DURATION"`
 
 	AllowEgress []string `help:"Networks that webhooks may reach although they are not public, such as 127.0.0.0/8 on a laptop." placeholder:"CIDR"`
 	DenyEgress  []string `help:"Networks that webhooks may never reach. Stronger than --allow-egress." placeholder:"CIDR"`
@@ -52,12 +60,25 @@ type settings struct {
 	LogFormat string     `help:"Form of the log: text or json." default:"text" enum:"text,json" placeholder:"FORMAT"`
 }
 
+// maxSessionLifetime is when everybody has to sign in again.
+const maxSessionLifetime = 90 * 24 * time.Hour
+
+// trust lets pages of an address ask for what is refused to those of other sites.
+func trust(p *http.CrossOriginProtection, address string) error {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+		return fmt.Errorf("%q is not an address such as https://hooks.example.com, without a path", address)
+	}
+	return p.AddTrustedOrigin(u.Scheme + "://" + u.Host)
+}
+
 // checked are the settings that need reading, read.
 type checked struct {
 	allow, deny []netip.Prefix
 	ports       egress.Ports
 	prefix      signature.Prefix
 	secretKeys  [][]byte // nil if they are to be in the data folder
+	crossOrigin *http.CrossOriginProtection
 }
 
 // check reports all that is wrong with the settings together.
@@ -85,6 +106,10 @@ func (s *settings) check() (c checked, err error) {
 	note("egress-ports", err)
 	c.prefix, err = signature.ParsePrefix(s.HeaderPrefix)
 	note("header-prefix", err)
+	c.crossOrigin = http.NewCrossOriginProtection()
+	if s.PublicURL != "" {
+		note("public-url", trust(c.crossOrigin, s.PublicURL))
+	}
 	switch {
 	case s.SecretKey != "" && s.SecretKeyFile != "":
 		note("secret-key-file", errors.New("is given, and so is --secret-key: give one of them, with all keys"))
@@ -112,6 +137,12 @@ func (s *settings) check() (c checked, err error) {
 	atLeast("history-size", s.HistorySize, 64<<20)
 	if s.MaxAge < time.Minute || s.MaxAge > 4*dispatch.DefaultMaxAge {
 		note("max-age", errors.New("must be from a minute to 28 days"))
+	}
+	if s.SessionIdle < auth.MinSessionIdle {
+		note("session-idle", fmt.Errorf("must be %s at least", auth.MinSessionIdle))
+	}
+	if s.SessionLifetime < s.SessionIdle || s.SessionLifetime > maxSessionLifetime {
+		note("session-lifetime", errors.New("must be from --session-idle to 90 days"))
 	}
 	if s.HistoryAge < time.Hour {
 		note("history-age", errors.New("must be an hour at least"))

@@ -68,7 +68,7 @@ func TestStoreCopy(t *testing.T) {
 	}
 	paths := []string{
 		"/webhooks", "/webhooks/" + failing, "/webhooks/deliveries?limit=100", "/webhooks/deliveries?status=FAILED&limit=100",
-		"/webhooks/" + waiting + "/deliveries?limit=100", "/webhooks/stats", "/events?limit=100", "/events/copy-7", "/audit", "/vault",
+		"/webhooks/" + waiting + "/deliveries?limit=100", "/webhooks/stats", "/events?limit=100", "/events/copy-7", "/audit", "/vault", "/users",
 	}
 	eventually(t, "all deliveries have had their attempts", func() bool {
 		return strings.Count(c.read(t, "/webhooks/deliveries?status=FAILED&limit=100"), `"status":"FAILED"`) == 3 &&

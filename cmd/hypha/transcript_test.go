@@ -237,6 +237,8 @@ func placeholders(text string, secrets map[string]string) string {
 		{`cursor=[A-Za-z0-9_-]{20,}`, "cursor=<cursor>"},
 		{`"(requestId)": ?"[^"]+"`, `"$1": "<request id>"`},
 		{`"(token)": "([^"]+)"`, `"$1": "<session token>"`},
+		{`"(password)": "[A-Za-z0-9_-]{43}"`, `"$1": "<the password>"`},
+		{`__Host-hypha=[A-Za-z0-9_-]{20,}`, "__Host-hypha=<session token>"},
 		{`"(hint)": "([^"]+)"`, `"$1": "<the key's first characters>"`},
 		{`"(durationMs|dns|connect|tls|firstByte)": [0-9.]+`, `"$1": <ms>`},
 		{`"(p50|p95|p99)": [0-9.]*[1-9][0-9.]*`, `"$1": <ms>`},
@@ -283,7 +285,10 @@ func placeholders(text string, secrets map[string]string) string {
 }
 
 // operation is one of the document.
-type operation struct{ method, path, id, scope string }
+type operation struct {
+	method, path, id, scope string
+	public                  bool // nobody is asked for credentials
+}
 
 func (o operation) String() string { return o.method + " " + o.path }
 
@@ -307,7 +312,7 @@ func operationsOf(t *testing.T) []operation {
 		if end := regexp.MustCompile(`(?m)^  (?:/|  (?:get|post|patch|put|delete):$)`).FindStringIndex(rest); end != nil {
 			rest = rest[:end[0]]
 		}
-		op := operation{method: method, path: path}
+		op := operation{method: method, path: path, public: strings.Contains(rest, "security: []")}
 		if m := regexp.MustCompile(`operationId: (\w+)`).FindStringSubmatch(rest); m != nil {
 			op.id = m[1]
 		}

@@ -105,6 +105,9 @@ type Options struct {
 	NoRoom func(ofTenant bool)
 	// Ready says why no traffic may come, or nil. Default: it always may.
 	Ready func(context.Context) error
+	// CrossOrigin refuses what pages of other sites send, but for those that it
+	// trusts. Default: it trusts none.
+	CrossOrigin *http.CrossOriginProtection
 	// Metrics answers /metrics. Default: there is none.
 	Metrics http.Handler
 	// Logger gets one line for each request: at debug, also if there was too much
@@ -166,6 +169,9 @@ func New(o Options) http.Handler {
 	if o.Admit == nil {
 		o.Admit = func(id.Tenant) error { return nil }
 	}
+	if o.CrossOrigin == nil {
+		o.CrossOrigin = http.NewCrossOriginProtection()
+	}
 	if o.NoRoom == nil {
 		o.NoRoom = func(bool) {}
 	}
@@ -224,6 +230,8 @@ func (a *api) endpoints() []endpoint {
 		auditAt    = "/services/audit"
 		vaultAt    = "/services/vault"
 		secretKeys = "/services/secret-keys"
+		users      = "/services/users"
+		signIn     = "/services/auth"
 
 		readHooks   = hook.ScopeWebhooksRead
 		writeHooks  = hook.ScopeWebhooksWrite
@@ -242,9 +250,18 @@ func (a *api) endpoints() []endpoint {
 		{get, "/readyz", everybody, unprotected, plain, a.readyz},
 		{get, "/services/openapi.yaml", everybody, unprotected, plain, a.document},
 
-		{post, "/services/auth/login", everybody, unprotected, plain, a.login},
-		{post, "/services/auth/logout", tenants, anyTenant, plain, a.logout},
-		{get, "/services/auth/me", tenants, anyTenant, plain, a.me},
+		{post, signIn + "/login", everybody, unprotected, plain, a.login},
+		{post, signIn + "/logout", tenants, anyTenant, plain, a.logout},
+		{post, signIn + "/logout-all", tenants, anyTenant, plain, a.logoutAll},
+		{get, signIn + "/sessions", tenants, anyTenant, params, a.listSessions},
+		{post, signIn + "/password", tenants, anyTenant, plain, a.changePassword},
+		{get, signIn + "/me", tenants, anyTenant, plain, a.me},
+
+		{get, users, tenants, admin, params, a.listUsers},
+		{post, users, tenants, admin, plain, a.createUser},
+		{get, users + "/{user}", tenants, admin, plain, a.getUser},
+		{patch, users + "/{user}", tenants, admin, plain, a.updateUser},
+		{remove, users + "/{user}", tenants, admin, plain, a.deleteUser},
 
 		{get, keys, tenants, admin, params, a.listKeys},
 		{post, keys, tenants, admin, plain, a.createKey},

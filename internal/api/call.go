@@ -45,8 +45,9 @@ type call struct {
 	*http.Request
 	ctx context.Context //nolint:containedctx // a call is a request, and a copy of that costs more than all else in here
 	w   http.ResponseWriter
-	// principal is who asks; nil where everybody may.
+	// principal is who asks; nil where everybody may. cookie says that a cookie told.
 	principal *auth.Principal
+	cookie    bool
 	// held is how many bytes of body the call has reserved, and reader what it
 	// reads with: both go back at its end.
 	held   int64
@@ -266,6 +267,9 @@ func (a *api) stream(w http.ResponseWriter, r *http.Request, rep reply) {
 
 // enter lets the caller in, or not, and does what is asked.
 func (a *api) enter(c *call, e endpoint) (reply, error) {
+	if err := a.o.CrossOrigin.Check(c.Request); err != nil {
+		return reply{}, &hook.Error{Code: hook.CodeForbidden, Message: "This request comes from a page of another site", Cause: err}
+	}
 	if e.access != everybody {
 		if err := a.authenticate(c, e.access); err != nil {
 			return reply{}, err
@@ -292,7 +296,7 @@ func (a *api) enter(c *call, e endpoint) (reply, error) {
 }
 
 func (a *api) authenticate(c *call, who access) error {
-	p, err := a.o.Auth.Authenticate(c.Context(), bearer(c.Header))
+	p, err := a.identify(c)
 	if err != nil {
 		return err
 	}
@@ -309,6 +313,18 @@ func (a *api) authenticate(c *call, who access) error {
 		e.tenant = p.Tenant
 	}
 	return nil
+}
+
+// identify answers whose the request's credential is: the bearer token, or else the
+// cookie.
+func (a *api) identify(c *call) (*auth.Principal, error) {
+	if _, given := c.Header["Authorization"]; !given {
+		if token := sessionCookie(c.Request); token != "" {
+			c.cookie = true
+			return a.o.Auth.AuthenticateSession(c.Context(), token)
+		}
+	}
+	return a.o.Auth.Authenticate(c.Context(), bearer(c.Header))
 }
 
 // bearer is the token of a request (RFC 6750, 2.1), "" without one. Tokens in

@@ -36,50 +36,6 @@ func (a *api) document(*call) (reply, error) {
 	return reply{status: http.StatusOK, raw: openAPI, contentType: "application/yaml"}, nil
 }
 
-func (a *api) login(c *call) (reply, error) {
-	given, err := decode(a, c, a.o.MaxBody, func(o *object) auth.Credentials {
-		o.require("email", "password")
-		var v auth.Credentials
-		if s := o.text("email"); s != nil {
-			if v.Email = *s; len(v.Email) == 0 || len(v.Email) > 320 {
-				o.add("email", "must have 1 to 320 characters")
-			}
-		}
-		if s := o.text("password"); s != nil {
-			if v.Password = *s; len(v.Password) == 0 || len(v.Password) > auth.MaxPassword {
-				o.add("password", "must have 1 to %d bytes", auth.MaxPassword)
-			}
-		}
-		return v
-	}, nil)
-	if err != nil {
-		return reply{}, err
-	}
-	given.Address = c.address()
-	l, err := a.o.Auth.Login(c.Context(), given)
-	if err != nil {
-		return reply{}, err
-	}
-	return reply{status: http.StatusOK, value: loginView{
-		Token: l.Token, ExpiresAt: instant(l.Session.ExpiresAt), User: viewUser(&l.Session.User),
-	}}, nil
-}
-
-func (a *api) logout(c *call) (reply, error) {
-	if err := a.noBody(c); err != nil {
-		return reply{}, err
-	}
-	return reply{status: http.StatusNoContent}, a.o.Auth.Logout(c.Context(), c.principal)
-}
-
-func (a *api) me(c *call) (reply, error) {
-	snap, err := a.o.Catalog.Tenant(c.Context(), c.tenant())
-	if err != nil {
-		return reply{}, err
-	}
-	return reply{status: http.StatusOK, value: viewMe(c.principal, &snap.Tenant)}, nil
-}
-
 // pageOf is the part of a sorted list after a position, and where to go on.
 func pageOf[T any](list []T, position func(T) [16]byte, after [16]byte, limit int) (rows []T, next [16]byte) {
 	if i := slices.IndexFunc(list, func(v T) bool {

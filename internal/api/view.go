@@ -316,18 +316,41 @@ func viewTenant(t *hook.Tenant) tenantView {
 }
 
 type userView struct {
-	ID       id.User   `json:"id"`
-	Email    string    `json:"email"`
-	Role     hook.Role `json:"role"`
-	TenantID id.Tenant `json:"tenantId"`
+	ID          id.User   `json:"id"`
+	Email       string    `json:"email"`
+	Role        hook.Role `json:"role"`
+	TenantID    id.Tenant `json:"tenantId"`
+	CreatedAt   instant   `json:"createdAt"`
+	UpdatedAt   instant   `json:"updatedAt"`
+	LastLoginAt *instant  `json:"lastLoginAt"`
+	Password    string    `json:"password,omitempty"`
 }
 
 func viewUser(u *hook.User) *userView {
-	return &userView{ID: u.ID, Email: u.Email, Role: u.Role, TenantID: u.Tenant}
+	v := &userView{
+		ID: u.ID, Email: u.Email, Role: u.Role, TenantID: u.Tenant,
+		CreatedAt: instant(u.CreatedAt), UpdatedAt: instant(u.UpdatedAt), LastLoginAt: orNull(u.LastLoginAt),
+	}
+	if u.UpdatedAt.IsZero() {
+		v.UpdatedAt = v.CreatedAt
+	}
+	return v
+}
+
+type sessionView struct {
+	ID         id.Session `json:"id"`
+	CreatedAt  instant    `json:"createdAt"`
+	LastUsedAt instant    `json:"lastUsedAt"`
+	ExpiresAt  instant    `json:"expiresAt"`
+	Current    bool       `json:"current"`
+}
+
+func viewSession(s *hook.Session) sessionView {
+	return sessionView{ID: s.ID, CreatedAt: instant(s.CreatedAt), LastUsedAt: instant(s.LastUsedAt), ExpiresAt: instant(s.ExpiresAt)}
 }
 
 type loginView struct {
-	Token     string    `json:"token"`
+	Token     string    `json:"token,omitempty"`
 	ExpiresAt instant   `json:"expiresAt"`
 	User      *userView `json:"user"`
 }

@@ -79,13 +79,35 @@ func noteTenant(ctx context.Context, action hook.AuditAction, t *hook.Tenant, d 
 	})
 }
 
-func noteUser(ctx context.Context, action hook.AuditAction, u *hook.User, secretShown bool) context.Context {
+func noteNewUser(ctx context.Context, u *hook.User, secretShown bool) context.Context {
 	var d audit.Diff
 	d.Set("role", string(u.Role))
-	return audit.Note(ctx, hook.AuditEntry{
-		Tenant: u.Tenant, Action: action, Object: hook.AuditObject{Kind: hook.ObjectUser, ID: u.ID.String(), Name: u.Email},
-		SecretShown: secretShown, Changes: d,
-	})
+	e := userEntry(hook.AuditUserCreated, u, d)
+	e.SecretShown = secretShown
+	return audit.Note(ctx, e)
+}
+
+func userEntry(action hook.AuditAction, u *hook.User, d audit.Diff) hook.AuditEntry {
+	return hook.AuditEntry{Tenant: u.Tenant, Action: action, Object: hook.AuditObject{Kind: hook.ObjectUser, ID: u.ID.String(), Name: u.Email}, Changes: d}
+}
+
+// noteChangedUser is about a user that is there, by the address that it had.
+func noteChangedUser(ctx context.Context, action hook.AuditAction, u *hook.User, d audit.Diff) context.Context {
+	return audit.Note(ctx, userEntry(action, u, d))
+}
+
+// userDiff is what a change makes different.
+func userDiff(held *hook.User, c *store.UserChange) (d audit.Diff) {
+	if c.Email != nil {
+		d.Changed("email", held.Email, *c.Email)
+	}
+	if c.PasswordHash != nil {
+		d.Secret("password")
+	}
+	if c.Role != nil {
+		d.Changed("role", string(held.Role), string(*c.Role))
+	}
+	return d
 }
 
 // noteSession is about a session that its own user starts, or ends.

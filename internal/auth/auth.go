@@ -11,6 +11,10 @@
 //     at once.
 //   - Whoever guesses learns nothing: wrong, unknown, revoked and expired are one
 //     answer, and a log-in costs the same work whether the user exists or not.
+//     Guessing is slowed down, and never ends a session nor keeps those out who
+//     have signed in from where they are before.
+//   - A session may do what its user may now: that is read with it, once a second
+//     at most. One that was ended here is refused at once.
 //   - Guessing costs no memory: what is unknown is not remembered, and every
 //     table has a bound.
 //
@@ -35,6 +39,7 @@ import (
 // Store is the part of the store that is needed here.
 type Store interface {
 	store.Directory
+	store.Users
 
 	TenantConfig(ctx context.Context, tenant id.Tenant) (*store.TenantConfig, error)
 	InsertKey(ctx context.Context, k store.KeyRow) (version int64, err error)
@@ -43,12 +48,16 @@ type Store interface {
 	RecordAudit(ctx context.Context) error
 }
 
-// Options are what Auth needs; all are required but Logger.
+// Options are what Auth needs. The first three are required.
 type Options struct {
 	Store   Store
 	Catalog *catalog.Catalog
 	Now     func() time.Time
 	Logger  *slog.Logger
+	// SessionLifetime is how long a sign-in lasts, used or not; default
+	// DefaultSessionLifetime. SessionIdle is how long it lasts without being used,
+	// to the minute; default DefaultSessionIdle.
+	SessionLifetime, SessionIdle time.Duration
 }
 
 // The bounds of what is held in memory.
@@ -57,12 +66,12 @@ const (
 	// without asking the store again. One that is ended here is refused at once.
 	directoryTTL = time.Second
 	maxCached    = 50_000
-	// touchEvery is how often the last uses of keys are written.
+	// touchEvery is how often the last uses of keys and sessions are written.
 	touchEvery = 15 * time.Second
 )
 
 // Auth is safe for concurrent use. Between Start and Stop it writes down when
-// keys were last used.
+// keys and sessions were last used.
 type Auth struct {
 	o         Options
 	passwords *passwords
@@ -77,8 +86,9 @@ type Auth struct {
 	// before is not held after.
 	ended uint64
 
-	usesMu sync.Mutex
-	uses   map[id.Key]store.KeyUse
+	usesMu      sync.Mutex
+	uses        map[id.Key]store.KeyUse
+	sessionUses map[id.Session]sessionUse
 
 	quit, done chan struct{}
 }
@@ -94,15 +104,16 @@ type knownKey struct {
 	read     time.Time
 }
 
-type knownSession struct {
-	session *hook.Session
-	read    time.Time
-}
-
 // New makes an Auth.
 func New(o Options) (*Auth, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.SessionLifetime == 0 {
+		o.SessionLifetime = DefaultSessionLifetime
+	}
+	if o.SessionIdle == 0 {
+		o.SessionIdle = DefaultSessionIdle
 	}
 	p, err := newPasswords()
 	if err != nil {
@@ -115,6 +126,8 @@ func New(o Options) (*Auth, error) {
 		uses:     make(map[id.Key]store.KeyUse),
 		quit:     make(chan struct{}),
 		done:     make(chan struct{}),
+
+		sessionUses: make(map[id.Session]sessionUse),
 	}, nil
 }
 
@@ -178,6 +191,15 @@ func (a *Auth) Authenticate(ctx context.Context, token string) (*Principal, erro
 		return a.session(ctx, hash)
 	}
 	return a.key(ctx, hash)
+}
+
+// AuthenticateSession is Authenticate where a token may be a session's alone: in a
+// cookie, which browsers send by themselves.
+func (a *Auth) AuthenticateSession(ctx context.Context, token string) (*Principal, error) {
+	if !isSessionToken(token) {
+		return nil, errUnauthorized()
+	}
+	return a.Authenticate(ctx, token)
 }
 
 func (a *Auth) key(ctx context.Context, hash [32]byte) (*Principal, error) {
@@ -288,43 +310,6 @@ func refuseUnknown(err error) error {
 	return err
 }
 
-func (a *Auth) session(ctx context.Context, hash [32]byte) (*Principal, error) {
-	now := a.o.Now()
-	a.mu.RLock()
-	known, ok := a.sessions[hash]
-	ended := a.ended
-	a.mu.RUnlock()
-	if !ok || now.Sub(known.read) >= directoryTTL {
-		s, err := a.o.Store.SessionByHash(ctx, hash)
-		if err != nil {
-			a.forgetSession(hash)
-			return nil, refuseUnknown(err)
-		}
-		known = knownSession{session: s, read: now}
-		a.mu.Lock()
-		if a.ended == ended {
-			makeRoom(a.sessions)
-			a.sessions[hash] = known
-		}
-		a.mu.Unlock()
-	}
-	s := known.session
-	if expired(s.ExpiresAt, now) {
-		a.forgetSession(hash)
-		return nil, errUnauthorized()
-	}
-	return &Principal{
-		Tenant: s.Tenant, Scopes: s.User.Role.Scopes(), Session: s, ExpiresAt: s.ExpiresAt,
-		hash: hash, now: a.o.Now,
-	}, nil
-}
-
-func (a *Auth) forgetSession(hash [32]byte) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.sessions, hash)
-}
-
 // ActFor answers the principal that acts for a tenant. Who belongs to one can
 // act for no other (hook.CodeForbidden); an operator can for any there is
 // (hook.CodeNotFound for a text that is no tenant's id).
@@ -351,7 +336,8 @@ func (a *Auth) ActFor(ctx context.Context, p *Principal, tenant string) (*Princi
 	return &acting, nil
 }
 
-// Start begins to write down the last uses of keys, and failed log-ins. Stop ends it.
+// Start begins to write down the last uses of keys and sessions, and failed log-ins.
+// Stop ends it.
 func (a *Auth) Start() { go a.writeUses() }
 
 // Stop ends what Start began, and writes what is not written yet. It must be
@@ -379,7 +365,7 @@ func (a *Auth) writeUses() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), touchEvery)
 		if err := a.flushUses(ctx); err != nil {
-			a.o.Logger.Warn("the last uses of API keys could not be written and will be tried again", "err", err)
+			a.o.Logger.Warn("the last uses of API keys and sessions could not be written and will be tried again", "err", err)
 		}
 		a.recordFailures(ctx, false)
 		cancel()
@@ -416,14 +402,13 @@ func (a *Auth) flushUses(ctx context.Context) error {
 	}
 	clear(a.uses)
 	a.usesMu.Unlock()
-	if len(uses) == 0 {
-		return nil
+	if len(uses) > 0 {
+		if err := a.o.Store.TouchKeys(ctx, uses); err != nil {
+			a.noteUses(uses...)
+			return err
+		}
 	}
-	err := a.o.Store.TouchKeys(ctx, uses)
-	if err != nil {
-		a.noteUses(uses...)
-	}
-	return err
+	return a.flushSessionUses(ctx)
 }
 
 func (a *Auth) now() time.Time { return a.o.Now().UTC().Truncate(time.Millisecond) }

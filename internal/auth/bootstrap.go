@@ -1,11 +1,10 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net/mail"
-	"strings"
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
@@ -74,12 +73,14 @@ func (b *Bootstrap) check() error {
 		problems = append(problems, errors.New("the API key and the operator key must differ: one belongs to a tenant, the other to none"))
 	}
 	if b.Email != "" {
-		if addr, err := mail.ParseAddress(b.Email); err != nil || addr.Address != strings.TrimSpace(b.Email) {
-			problems = append(problems, errors.New("the email must be an address such as name@example.com"))
+		if p := checkEmail(b.Email); p != "" {
+			problems = append(problems, errors.New("the email "+p))
 		}
 	}
-	if n := len(b.Password); n > 0 && (n < MinPassword || n > MaxPassword) {
-		problems = append(problems, fmt.Errorf("the password must have %d to %d bytes", MinPassword, MaxPassword))
+	if b.Password != "" {
+		for _, p := range checkPassword("", cmp.Or(b.Email, DefaultEmail), b.Password) {
+			problems = append(problems, errors.New("the password "+p.Message))
+		}
 	}
 	return errors.Join(problems...)
 }
@@ -142,16 +143,8 @@ func (a *Auth) fillFirstTenant(ctx context.Context, t *hook.Tenant, b Bootstrap)
 	if err != nil {
 		return nil, fmt.Errorf("API key: %w", err)
 	}
-	hash, err := a.passwords.hash(ctx, made.Password)
-	if err != nil {
-		return nil, err
-	}
-	userID, err := id.NewUser()
-	if err != nil {
-		return nil, err
-	}
-	user := hook.User{ID: userID, Tenant: t.ID, Email: b.Email, Role: hook.RoleAdministrator, PasswordHash: hash, CreatedAt: a.now()}
-	if err := a.o.Store.InsertUser(noteUser(ctx, hook.AuditUserCreated, &user, b.Password == ""), user); err != nil {
+	admin := NewUser{Email: b.Email, Role: hook.RoleAdministrator, Password: &made.Password}
+	if err := a.insertUser(ctx, t.ID, admin, new(hook.User), b.Password == ""); err != nil {
 		return nil, fmt.Errorf("administrator: %w", err)
 	}
 	whole, err := a.rename(ctx, t, DefaultTenant)

@@ -2,33 +2,26 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"net/netip"
-	"strings"
-	"sync"
-	"time"
-
-	"golang.org/x/time/rate"
+	"slices"
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/store"
 )
 
-// SessionLifetime is how long a sign-in lasts, used or not.
-const SessionLifetime = 24 * time.Hour
-
-// A user's failed log-ins from one address: so many at once, then one per
-// interval. At most maxLimits pairs are remembered.
-const (
-	failuresAtOnce  = 10
-	failureInterval = 30 * time.Second
-	maxLimits       = 10_000
-)
+// maxTried is how many users of one address a password is tried for, those of the
+// oldest tenants: any tenant may have a user of any address, and each costs a hash.
+const maxTried = 8
 
 // Credentials are what somebody signs in with.
 type Credentials struct {
 	// Address is where the request came from; it is what guessing is limited by.
 	Address         netip.Addr
 	Email, Password string
+	// Tenant is the tenant to sign in to; zero for whichever it is.
+	Tenant id.Tenant
 }
 
 // Login is a new session. The token is nowhere else.
@@ -42,15 +35,15 @@ type Login struct {
 // hook.CodeUnavailable when too many sign in at once.
 //
 // An address that has a user in several tenants signs in to the oldest of them
-// whose password it is.
+// whose password it is, unless a tenant is named.
 func (a *Auth) Login(ctx context.Context, c Credentials) (*Login, error) {
-	email := normalEmail(c.Email)
-	guess := guessKey{address: network(c.Address), email: email}
-	if err := a.limits.check(guess, a.o.Now()); err != nil {
+	guess := guessKey{network: network(c.Address), email: normalEmail(c.Email)}
+	// Who has no guess left costs nothing.
+	if err := a.limits.checkGuess(guess, a.o.Now()); err != nil {
 		return nil, err
 	}
-	users, err := a.o.Store.UsersByEmail(ctx, email)
-	if err != nil && hook.CodeOf(err) != hook.CodeNotFound {
+	users, err := a.usersByEmail(ctx, guess.email, c.Tenant)
+	if err != nil {
 		return nil, err
 	}
 	user, err := a.verify(ctx, guess, users, c.Password)
@@ -59,37 +52,57 @@ func (a *Auth) Login(ctx context.Context, c Credentials) (*Login, error) {
 	}
 	if user == nil {
 		a.failures.note(ctx, users)
-		return nil, &hook.Error{Code: hook.CodeUnauthorized, Message: "Wrong email or password"}
+		return nil, errWrongLogin()
 	}
-	return a.startSession(ctx, user)
+	l, err := a.startSession(ctx, user)
+	if hook.CodeOf(err) == hook.CodeNotFound {
+		return nil, errWrongLogin() // it was, and is no more
+	}
+	return l, err
 }
 
-// verify answers the user whose password it is, or nil. Somebody unknown costs
-// what a user of one tenant costs.
+func errWrongLogin() error {
+	return &hook.Error{Code: hook.CodeUnauthorized, Message: "Wrong email or password"}
+}
+
+// usersByEmail are the users of an address, of one tenant or of any (zero).
+func (a *Auth) usersByEmail(ctx context.Context, email string, tenant id.Tenant) ([]hook.User, error) {
+	users, err := a.o.Store.UsersByEmail(ctx, email)
+	if err != nil && hook.CodeOf(err) != hook.CodeNotFound {
+		return nil, err
+	}
+	if !tenant.IsZero() {
+		users = slices.DeleteFunc(users, func(u hook.User) bool { return u.Tenant != tenant })
+	}
+	return users[:min(len(users), maxTried)], nil
+}
+
+// verify answers the user whose password it is, or nil. Somebody unknown, and
+// somebody without a password, cost what a user of one tenant costs.
 func (a *Auth) verify(ctx context.Context, guess guessKey, users []hook.User, password string) (*hook.User, error) {
 	done, err := a.passwords.turn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	// Again: those who waited with this one have failed meanwhile.
-	if err := a.limits.check(guess, a.o.Now()); err != nil {
+	// Those who waited with this one have failed meanwhile.
+	if users, err = a.limits.check(guess, users, a.o.Now()); err != nil {
 		return nil, err
 	}
 	if len(users) == 0 || len(password) > MaxPassword {
-		if _, err := verifyPassword(a.passwords.dummy, password[:min(len(password), MaxPassword)]); err != nil {
-			return nil, err
-		}
-		a.limits.failed(guess, a.o.Now())
-		return nil, nil
+		users = []hook.User{{}}
 	}
 	for i := range users {
-		ok, err := verifyPassword(users[i].PasswordHash, password)
+		hash, dummy := users[i].PasswordHash, false
+		if hash == "" || len(password) > MaxPassword {
+			hash, dummy = a.passwords.dummy, true
+		}
+		ok, err := verifyPassword(hash, password[:min(len(password), MaxPassword)])
 		if err != nil {
 			return nil, err
 		}
-		if ok {
-			a.limits.succeeded(guess)
+		if ok && !dummy {
+			a.limits.succeeded(guess.network, users[i].ID, a.o.Now())
 			return &users[i], nil
 		}
 	}
@@ -97,129 +110,57 @@ func (a *Auth) verify(ctx context.Context, guess guessKey, users []hook.User, pa
 	return nil, nil
 }
 
-func (a *Auth) startSession(ctx context.Context, user *hook.User) (*Login, error) {
-	token, err := newToken(sessionPrefix)
-	if err != nil {
-		return nil, err
-	}
-	sessionID, err := id.NewSession()
-	if err != nil {
-		return nil, err
-	}
-	now := a.now()
-	s := hook.Session{ID: sessionID, Tenant: user.Tenant, User: *user, CreatedAt: now, ExpiresAt: now.Add(SessionLifetime)}
-	if err := a.o.Store.InsertSession(noteSession(ctx, hook.AuditSessionStarted, &s), s, hashToken(token)); err != nil {
-		return nil, err
-	}
-	return &Login{Token: token, Session: s}, nil
+// PasswordChange is a user's own change of the password.
+type PasswordChange struct {
+	Address      netip.Addr // where the request came from
+	Current, New string
 }
 
-// Logout ends the principal's session: it is refused from now on. An API key has
-// none (hook.CodeConflict).
-func (a *Auth) Logout(ctx context.Context, p *Principal) error {
-	if p.Session == nil {
-		return hook.Conflict("An API key has no session to end; delete the key to revoke it")
+// CheckPasswordChange lists what is wrong with a change.
+func (a *Auth) CheckPasswordChange(p *Principal, c PasswordChange) []hook.Detail {
+	email := ""
+	if p.Session != nil {
+		email = p.Session.User.Email
 	}
-	err := a.o.Store.DeleteSession(noteSession(ctx, hook.AuditSessionEnded, p.Session), p.Session.Tenant, p.Session.ID)
-	if err != nil && hook.CodeOf(err) != hook.CodeNotFound {
+	return checkPassword("newPassword", email, c.New)
+}
+
+// ChangePassword gives the principal's user another password, and ends the user's
+// other sessions. The current password must be given: whoever finds a session open
+// does not have it. Guesses count as those of a log-in do. An API key has no
+// password (hook.CodeConflict).
+func (a *Auth) ChangePassword(ctx context.Context, p *Principal, c PasswordChange) error {
+	if p.Session == nil {
+		return hook.Conflict("An API key has no password; this is for those who signed in")
+	}
+	if problems := a.CheckPasswordChange(p, c); len(problems) > 0 {
+		return hook.Invalid(problems...)
+	}
+	now, err := a.o.Store.User(ctx, p.Tenant, p.Session.User.ID)
+	if err != nil {
+		return refuseUnknown(err)
+	}
+	guess := guessKey{network: network(c.Address), email: now.Email}
+	user, err := a.verify(ctx, guess, []hook.User{*now}, c.Current)
+	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.ended++
-	delete(a.sessions, p.hash)
-	return nil
-}
-
-func normalEmail(email string) string { return strings.ToLower(strings.TrimSpace(email)) }
-
-// network is what one party can be assumed to have: an IPv4 address, a /64 of
-// IPv6.
-func network(addr netip.Addr) netip.Prefix {
-	addr = addr.Unmap().WithZone("")
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = 64
+	wrong := hook.Invalid(hook.Detail{Path: "currentPassword", Message: "is not your password"})
+	if user == nil {
+		return wrong
 	}
-	p, err := addr.Prefix(bits)
+	hash, err := a.passwords.hash(ctx, c.New)
 	if err != nil {
-		return netip.Prefix{} // no address: all of those share one limit
+		return err
 	}
-	return p
-}
-
-// loginLimits bounds failed log-ins. Only failures are remembered, so filling
-// the table costs as much hashing as the table has rows.
-type loginLimits struct {
-	mu      sync.Mutex
-	guesses map[guessKey]*guesses
-}
-
-type guessKey struct {
-	address netip.Prefix
-	email   string
-}
-
-type guesses struct {
-	limiter *rate.Limiter
-	last    time.Time
-}
-
-func newLoginLimits() *loginLimits { return &loginLimits{guesses: make(map[guessKey]*guesses)} }
-
-// check refuses who has no failure left.
-func (l *loginLimits) check(k guessKey, now time.Time) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	g, ok := l.guesses[k]
-	if !ok {
-		return nil
+	change := store.UserChange{Tenant: p.Tenant, User: user.ID, Now: a.now(), PasswordHash: &hash, Was: user.PasswordHash, Keep: p.Session.ID}
+	_, err = a.o.Store.UpdateUser(noteChangedUser(ctx, hook.AuditUserUpdated, user, userDiff(user, &change)), change)
+	if errors.Is(err, store.ErrPasswordMoved) {
+		return wrong
 	}
-	missing := 1 - g.limiter.TokensAt(now)
-	if missing <= 0 {
-		return nil
+	if err != nil {
+		return refuseUnknown(err)
 	}
-	return &hook.Error{
-		Code: hook.CodeRateLimited, Message: "Too many failed sign-ins; try again later",
-		RetryAfter: time.Duration(missing * float64(failureInterval)),
-	}
-}
-
-func (l *loginLimits) failed(k guessKey, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	g, ok := l.guesses[k]
-	if !ok {
-		if len(l.guesses) >= maxLimits {
-			l.makeRoom(now)
-		}
-		g = &guesses{limiter: rate.NewLimiter(rate.Every(failureInterval), failuresAtOnce)}
-		l.guesses[k] = g
-	}
-	g.last = now
-	g.limiter.AllowN(now, 1)
-}
-
-func (l *loginLimits) succeeded(k guessKey) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.guesses, k)
-}
-
-// makeRoom drops what has recovered, or else what failed longest ago.
-func (l *loginLimits) makeRoom(now time.Time) {
-	var oldest guessKey
-	first := true
-	for k, g := range l.guesses {
-		if g.limiter.TokensAt(now) >= failuresAtOnce {
-			delete(l.guesses, k)
-			continue
-		}
-		if first || g.last.Before(l.guesses[oldest].last) {
-			oldest, first = k, false
-		}
-	}
-	if len(l.guesses) >= maxLimits {
-		delete(l.guesses, oldest)
-	}
+	a.forgetSessionsOf(user.ID)
+	return nil
 }

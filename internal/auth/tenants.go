@@ -84,17 +84,12 @@ func (a *Auth) DeleteTenant(ctx context.Context, tenant id.Tenant) error {
 		return err
 	}
 	a.o.Catalog.DeleteTenant(tenant)
+	a.forgetSessions(func(s *hook.Session) bool { return s.Tenant == tenant })
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.ended++
 	for hash, k := range a.keys {
 		if k.tenant == tenant {
 			delete(a.keys, hash)
-		}
-	}
-	for hash, s := range a.sessions {
-		if s.session.Tenant == tenant {
-			delete(a.sessions, hash)
 		}
 	}
 	return nil

@@ -138,6 +138,9 @@ const (
 	AuditRekeyed            AuditAction = "secretKey.rekeyed"
 
 	AuditUserCreated    AuditAction = "user.created"
+	AuditUserUpdated    AuditAction = "user.updated"
+	AuditUserDeleted    AuditAction = "user.deleted"
+	AuditUserSignedOut  AuditAction = "user.signed_out"
 	AuditUserFailed     AuditAction = "user.login_failed"
 	AuditSessionStarted AuditAction = "session.started"
 	AuditSessionEnded   AuditAction = "session.ended"
@@ -155,7 +158,7 @@ func AuditActions() []AuditAction {
 		AuditQueueDiscarded, AuditFailedRetried, AuditDeliveryRetried, AuditDeliveryCanceled,
 		AuditAPIKeyCreated, AuditAPIKeyUpdated, AuditAPIKeyDeleted,
 		AuditVaultSecretCreated, AuditVaultSecretUpdated, AuditVaultSecretDeleted, AuditRekeyed,
-		AuditUserCreated, AuditUserFailed, AuditSessionStarted, AuditSessionEnded,
+		AuditUserCreated, AuditUserUpdated, AuditUserDeleted, AuditUserSignedOut, AuditUserFailed, AuditSessionStarted, AuditSessionEnded,
 		AuditTenantCreated, AuditTenantUpdated, AuditTenantDeleted, AuditOperatorKeyCreated,
 	}
 }

@@ -45,6 +45,9 @@ const (
 	RoleViewer        Role = "Viewer"        // read only
 )
 
+// Roles are all that there are.
+func Roles() []Role { return []Role{RoleAdministrator, RoleDeveloper, RoleViewer} }
+
 // Scopes is what a role allows.
 func (r Role) Scopes() []Scope {
 	switch r {
@@ -74,19 +77,23 @@ type APIKey struct {
 
 // User is a person of a tenant.
 type User struct {
-	ID           id.User
-	Tenant       id.Tenant
-	Email        string // lower case
-	Role         Role
-	PasswordHash string // argon2id, PHC string
+	ID     id.User
+	Tenant id.Tenant
+	Email  string // lower case
+	Role   Role
+	// PasswordHash is argon2id's, as a PHC string; "" for who has no password.
+	PasswordHash string
 	CreatedAt    time.Time
+	UpdatedAt    time.Time // zero: not since
+	LastLoginAt  time.Time // zero: never yet
 }
 
 // Session is a user's sign-in.
 type Session struct {
-	ID        id.Session
-	Tenant    id.Tenant
-	User      User
-	CreatedAt time.Time
-	ExpiresAt time.Time
+	ID         id.Session
+	Tenant     id.Tenant
+	User       User
+	CreatedAt  time.Time
+	ExpiresAt  time.Time // used or not
+	LastUsedAt time.Time // zero: not since; to the minute
 }

@@ -6,6 +6,15 @@ import "errors"
 // again and try once more.
 var ErrConfigMoved = errors.New("the tenant's configuration has moved on")
 
+// ErrLastAdministrator says that a tenant would be left without an administrator.
+var ErrLastAdministrator = errors.New("the tenant would have no administrator")
+
+// ErrTooMany says that a tenant has as many of something as it may have.
+var ErrTooMany = errors.New("the tenant has no room for more of these")
+
+// ErrPasswordMoved says that a password is another than it was when it was read.
+var ErrPasswordMoved = errors.New("the password was changed meanwhile")
+
 // ErrLocked says that another process has the store.
 var ErrLocked = errors.New("another process has this store open")
 

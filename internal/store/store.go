@@ -39,6 +39,7 @@ type Store interface {
 	Sealed
 	Directory
 	Audit
+	Users
 
 	// Ping answers whether a write would be possible now: the store is there,
 	// takes the writer's turn, and has room.
@@ -466,14 +467,6 @@ type Directory interface {
 	InsertOperatorKey(ctx context.Context, k KeyRow) error
 	// TouchKeys notes when keys were last used.
 	TouchKeys(ctx context.Context, used []KeyUse) error
-
-	InsertUser(ctx context.Context, u hook.User) error
-	// UsersByEmail finds the users of an address, one per tenant at most.
-	UsersByEmail(ctx context.Context, email string) ([]hook.User, error)
-
-	InsertSession(ctx context.Context, s hook.Session, hash [32]byte) error
-	SessionByHash(ctx context.Context, hash [32]byte) (*hook.Session, error)
-	DeleteSession(ctx context.Context, tenant id.Tenant, session id.Session) error
 }
 
 // KeyUse is the use of a key.

@@ -28,19 +28,6 @@ const (
 	sqlTouchKeys = `UPDATE api_keys k SET last_used_at = v.at
 		FROM (SELECT tenant_id, id, max(at) AS at FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS v(tenant_id, id, at) GROUP BY tenant_id, id) v
 		WHERE k.tenant_id = v.tenant_id AND k.id = v.id AND (k.last_used_at IS NULL OR k.last_used_at < v.at)`
-
-	userColumns     = `u.tenant_id, u.id, u.email, u.role, u.password_hash, u.created_at`
-	sqlInsertUser   = `INSERT INTO users (tenant_id, id, email, role, password_hash, created_at) VALUES ($1, $2, $3, $4, $5, $6)`
-	sqlInsertEmail  = `INSERT INTO emails (email, tenant_id, user_id) VALUES ($1, $2, $3)`
-	sqlUsersByEmail = `SELECT ` + userColumns + ` FROM emails e JOIN users u ON u.tenant_id = e.tenant_id AND u.id = e.user_id
-		WHERE e.email = $1 ORDER BY u.tenant_id`
-
-	sqlInsertSession = `INSERT INTO sessions (tenant_id, id, hash, user_id, created_at, expires_at)
-		SELECT tenant_id, $3::uuid, $4::bytea, id, $5::bigint, $6::bigint FROM users WHERE tenant_id = $1 AND id = $2`
-	sqlSession = `SELECT ` + userColumns + `, s.id, s.created_at, s.expires_at
-		FROM credentials c JOIN sessions s ON s.tenant_id = c.tenant_id AND s.id = c.id JOIN users u ON u.tenant_id = s.tenant_id AND u.id = s.user_id
-		WHERE c.hash = $1 AND c.kind = $2 AND s.hash = c.hash`
-	sqlDeleteSession = `DELETE FROM sessions WHERE tenant_id = $1 AND id = $2 RETURNING hash`
 )
 
 // tenantRow is where the columns of a tenant go.
@@ -55,23 +42,6 @@ func (c *tenantRow) read() hook.Tenant {
 	v := c.Tenant
 	v.CreatedAt, v.UpdatedAt = atMillis(c.created), atMillis(c.updated)
 	return v
-}
-
-// userRow is where userColumns go.
-type userRow struct {
-	hook.User
-	role    string
-	created int64
-}
-
-func (c *userRow) to() []any {
-	return []any{(*[16]byte)(&c.Tenant), (*[16]byte)(&c.ID), &c.Email, &c.role, &c.PasswordHash, &c.created}
-}
-
-func (c *userRow) read() hook.User {
-	u := c.User
-	u.Role, u.CreatedAt = hook.Role(c.role), atMillis(c.created)
-	return u
 }
 
 // ask runs a question of one statement, which is a snapshot by itself.
@@ -194,84 +164,6 @@ func (s *Store) TouchKeys(ctx context.Context, used []store.KeyUse) error {
 	}
 	return s.write(ctx, nil, func(ctx context.Context, t *tx) error {
 		_, err := t.exec(ctx, sqlTouchKeys, tenants, keys, at)
-		return err
-	})
-}
-
-// InsertUser adds a user.
-func (s *Store) InsertUser(ctx context.Context, u hook.User) error {
-	return s.write(ctx, []id.Tenant{u.Tenant}, func(ctx context.Context, t *tx) error {
-		if err := t.need(u.Tenant); err != nil {
-			return err
-		}
-		_, err := t.exec(ctx, sqlInsertUser, uuid(u.Tenant), uuid(u.ID), u.Email, string(u.Role), u.PasswordHash, millis(u.CreatedAt))
-		if err == nil {
-			_, err = t.exec(ctx, sqlInsertEmail, u.Email, uuid(u.Tenant), uuid(u.ID))
-		}
-		return exists(err, "a user of this address")
-	})
-}
-
-// UsersByEmail finds the users of an address.
-func (s *Store) UsersByEmail(ctx context.Context, email string) ([]hook.User, error) {
-	if !storable(email) {
-		return nil, nil
-	}
-	var out []hook.User
-	var u userRow
-	err := s.ask(ctx, sqlUsersByEmail, []any{email}, u.to(), func() error {
-		out = append(out, u.read())
-		return nil
-	})
-	return out, err
-}
-
-// InsertSession notes a sign-in.
-func (s *Store) InsertSession(ctx context.Context, v hook.Session, hash [32]byte) error {
-	return s.write(ctx, []id.Tenant{v.Tenant}, func(ctx context.Context, t *tx) error {
-		if err := t.need(v.Tenant); err != nil {
-			return err
-		}
-		n, err := t.exec(ctx, sqlInsertSession, uuid(v.Tenant), uuid(v.User.ID), uuid(v.ID), hash[:], millis(v.CreatedAt), millis(v.ExpiresAt))
-		if err == nil && n == 0 {
-			return hook.NotFound("User")
-		}
-		if err == nil {
-			_, err = t.exec(ctx, sqlInsertSecret, hash[:], kindSession, uuid(v.Tenant), uuid(v.ID))
-		}
-		return exists(err, "the session")
-	})
-}
-
-// SessionByHash finds a session, ended or not, with its user.
-func (s *Store) SessionByHash(ctx context.Context, hash [32]byte) (*hook.Session, error) {
-	var u userRow
-	var session id.Session
-	var created, expires int64
-	var out *hook.Session
-	err := s.ask(ctx, sqlSession, []any{hash[:], kindSession}, append(u.to(), (*[16]byte)(&session), &created, &expires), func() error {
-		user := u.read()
-		out = &hook.Session{ID: session, Tenant: user.Tenant, User: user, CreatedAt: atMillis(created), ExpiresAt: atMillis(expires)}
-		return nil
-	})
-	if err == nil && out == nil {
-		err = hook.NotFound("Session")
-	}
-	return out, err
-}
-
-// DeleteSession ends a session.
-func (s *Store) DeleteSession(ctx context.Context, tenant id.Tenant, session id.Session) error {
-	return s.write(ctx, []id.Tenant{tenant}, func(ctx context.Context, t *tx) error {
-		var hash []byte
-		found, err := t.one(ctx, sqlDeleteSession, []any{uuid(tenant), uuid(session)}, &hash)
-		if err != nil {
-			return err
-		}
-		if !found {
-			return hook.NotFound("Session")
-		}
-		_, err = t.exec(ctx, sqlDeleteSecret, hash)
 		return err
 	})
 }

@@ -8,22 +8,8 @@ import (
 	"github.com/plinqx/hypha/internal/store"
 )
 
-const (
-	userColumns = `tenant_id, id, email, role, password_hash, created_at`
-
-	sqlSession = `SELECT u.tenant_id, u.id, u.email, u.role, u.password_hash, u.created_at, s.id, s.created_at, s.expires_at
-		FROM sessions s JOIN users u ON u.tenant_id = s.tenant_id AND u.id = s.user_id WHERE s.hash = ?`
-)
-
 func readTenant(r row) hook.Tenant {
 	return hook.Tenant{ID: readID[id.Tenant](r, 0), Name: r.text(1), CreatedAt: r.time(2), UpdatedAt: r.time(3)}
-}
-
-func readUser(r row) hook.User {
-	return hook.User{
-		Tenant: readID[id.Tenant](r, 0), ID: readID[id.User](r, 1), Email: r.text(2), Role: hook.Role(r.text(3)),
-		PasswordHash: r.text(4), CreatedAt: r.time(5),
-	}
 }
 
 // InsertTenant adds a tenant. Its configuration begins at version 1.
@@ -149,71 +135,5 @@ func (s *Store) TouchKeys(ctx context.Context, used []store.KeyUse) error {
 			}
 		}
 		return nil
-	})
-}
-
-// InsertUser adds a user.
-func (s *Store) InsertUser(ctx context.Context, u hook.User) error {
-	return s.write(ctx, func(t *tx) error {
-		if err := t.need(u.Tenant); err != nil {
-			return err
-		}
-		_, err := t.exec("INSERT INTO users ("+userColumns+") VALUES (?, ?, ?, ?, ?, ?)",
-			u.Tenant[:], u.ID[:], u.Email, string(u.Role), u.PasswordHash, millis(u.CreatedAt))
-		return exists(err, "a user of this address")
-	})
-}
-
-// UsersByEmail finds the users of an address.
-func (s *Store) UsersByEmail(ctx context.Context, email string) ([]hook.User, error) {
-	var out []hook.User
-	err := s.snapshot(ctx, func(c *conn) error {
-		return c.scan("SELECT "+userColumns+" FROM users WHERE email = ? ORDER BY tenant_id", func(r row) { out = append(out, readUser(r)) }, email)
-	})
-	return out, err
-}
-
-// InsertSession notes a sign-in.
-func (s *Store) InsertSession(ctx context.Context, v hook.Session, hash [32]byte) error {
-	return s.write(ctx, func(t *tx) error {
-		if err := t.need(v.Tenant); err != nil {
-			return err
-		}
-		n, err := t.exec("INSERT INTO sessions (tenant_id, id, hash, user_id, created_at, expires_at) SELECT tenant_id, ?, ?, id, ?, ? FROM users WHERE tenant_id = ? AND id = ?",
-			v.ID[:], hash[:], millis(v.CreatedAt), millis(v.ExpiresAt), v.Tenant[:], v.User.ID[:])
-		if err == nil && n == 0 {
-			return hook.NotFound("User")
-		}
-		return exists(err, "the session")
-	})
-}
-
-// SessionByHash finds a session, ended or not, with its user.
-func (s *Store) SessionByHash(ctx context.Context, hash [32]byte) (*hook.Session, error) {
-	var out hook.Session
-	err := s.snapshot(ctx, func(c *conn) error {
-		found, err := c.one(sqlSession, func(r row) {
-			out = hook.Session{User: readUser(r), ID: readID[id.Session](r, 6), CreatedAt: r.time(7), ExpiresAt: r.time(8)}
-			out.Tenant = out.User.Tenant
-		}, hash[:])
-		if err == nil && !found {
-			err = hook.NotFound("Session")
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &out, nil
-}
-
-// DeleteSession ends a session.
-func (s *Store) DeleteSession(ctx context.Context, tenant id.Tenant, session id.Session) error {
-	return s.write(ctx, func(t *tx) error {
-		n, err := t.exec("DELETE FROM sessions WHERE tenant_id = ? AND id = ?", tenant[:], session[:])
-		if err == nil && n == 0 {
-			return hook.NotFound("Session")
-		}
-		return err
 	})
 }

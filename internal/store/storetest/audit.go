@@ -123,9 +123,15 @@ func auditWithChange(_ *testing.T, f *fixture) {
 	change(f.tenant, hook.AuditAPIKeyCreated, func() error { return one(f.store.InsertKey(f.ctx, k)) })
 	change(f.tenant, hook.AuditAPIKeyUpdated, func() error { return one(f.store.UpdateKey(f.ctx, k)) })
 	change(f.tenant, hook.AuditAPIKeyDeleted, func() error { return one(f.store.DeleteKey(f.ctx, f.tenant, k.ID)) })
-	change(f.tenant, hook.AuditUserCreated, func() error { return f.store.InsertUser(f.ctx, u) })
-	change(f.tenant, hook.AuditSessionStarted, func() error { return f.store.InsertSession(f.ctx, session, hash("s")) })
+	change(f.tenant, hook.AuditUserCreated, func() error { return f.store.InsertUser(f.ctx, u, 10) })
+	change(f.tenant, hook.AuditSessionStarted, func() error { return f.store.InsertSession(f.ctx, session, hash("s"), 10) })
 	change(f.tenant, hook.AuditSessionEnded, func() error { return f.store.DeleteSession(f.ctx, f.tenant, session.ID) })
+	role := hook.RoleViewer
+	change(f.tenant, hook.AuditUserUpdated, func() error {
+		return one(f.store.UpdateUser(f.ctx, store.UserChange{Tenant: f.tenant, User: u.ID, Now: f.now, Role: &role}))
+	})
+	change(f.tenant, hook.AuditUserSignedOut, func() error { return f.store.EndSessions(f.ctx, f.tenant, u.ID, id.Session{}) })
+	change(f.tenant, hook.AuditUserDeleted, func() error { return f.store.DeleteUser(f.ctx, f.tenant, u.ID) })
 	change(id.Tenant{}, hook.AuditOperatorKeyCreated, func() error { return f.store.InsertOperatorKey(f.ctx, operator) })
 	change(id.Tenant{}, hook.AuditTenantCreated, func() error { return f.store.InsertTenant(f.ctx, other) })
 	change(id.Tenant{}, hook.AuditTenantUpdated, func() error { return f.store.UpdateTenant(f.ctx, other) })

@@ -17,16 +17,7 @@ func directoryTests() tests {
 		"keys are found by their hash":     directoryKeys,
 		"an operator's key":                directoryOperator,
 		"the use of keys is noted":         directoryTouch,
-		"users are found by their address": directoryUsers,
-		"sessions":                         directorySessions,
 	}
-}
-
-func (f *fixture) newUser(email string) hook.User {
-	f.Helper()
-	u := hook.User{ID: f.makeID(), Tenant: f.tenant, Email: email, Role: hook.RoleDeveloper, PasswordHash: "$argon2id$x", CreatedAt: f.now}
-	f.must(f.store.InsertUser(f.ctx, u))
-	return u
 }
 
 func directoryTenants(_ *testing.T, f *fixture) {
@@ -70,7 +61,7 @@ func directoryDelete(_ *testing.T, f *fixture) {
 	k := f.keyRow()
 	_, err := f.store.InsertKey(f.ctx, k)
 	f.must(err)
-	f.must(f.store.InsertSession(f.ctx, hook.Session{ID: f.makeID(), Tenant: f.tenant, User: u, CreatedAt: f.now, ExpiresAt: f.now.Add(time.Hour)}, hash("s")))
+	f.must(f.store.InsertSession(f.ctx, hook.Session{ID: f.makeID(), Tenant: f.tenant, User: u, CreatedAt: f.now, ExpiresAt: f.now.Add(time.Hour)}, hash("s"), mostSessions))
 	f.must(f.store.DeleteTenant(f.ctx, f.tenant))
 
 	check := func(name string, err error) {
@@ -165,41 +156,4 @@ func directoryTouch(_ *testing.T, f *fixture) {
 	if got := f.config().Version; got != version {
 		f.Fatalf("the use of a key raised the version from %d to %d", version, got)
 	}
-}
-
-func directoryUsers(_ *testing.T, f *fixture) {
-	first := f.newUser("a@example.com")
-	f.newUser("b@example.com")
-	again := first
-	again.ID = f.makeID()
-	f.wantCode(f.store.InsertUser(f.ctx, again), hook.CodeConflict)
-	f.tenant = f.newTenant()
-	second := f.newUser("a@example.com")
-	got, err := f.store.UsersByEmail(f.ctx, "a@example.com")
-	f.must(err)
-	f.equal("users", got, []hook.User{first, second})
-	got, err = f.store.UsersByEmail(f.ctx, "nobody@example.com")
-	f.must(err)
-	f.equal("users", got, []hook.User(nil))
-	f.tenant = f.makeID()
-	again.Tenant = f.tenant
-	f.wantCode(f.store.InsertUser(f.ctx, again), hook.CodeNotFound)
-}
-
-func directorySessions(_ *testing.T, f *fixture) {
-	u := f.newUser("a@example.com")
-	want := hook.Session{ID: f.makeID(), Tenant: f.tenant, User: u, CreatedAt: f.now, ExpiresAt: f.now.Add(time.Hour)}
-	f.must(f.store.InsertSession(f.ctx, want, hash("s")))
-	f.crash()
-	got, err := f.store.SessionByHash(f.ctx, hash("s"))
-	f.must(err)
-	f.equal("session", *got, want)
-	_, err = f.store.SessionByHash(f.ctx, hash("t"))
-	f.wantCode(err, hook.CodeNotFound)
-	f.must(f.store.DeleteSession(f.ctx, f.tenant, want.ID))
-	_, err = f.store.SessionByHash(f.ctx, hash("s"))
-	f.wantCode(err, hook.CodeNotFound)
-	f.wantCode(f.store.DeleteSession(f.ctx, f.tenant, want.ID), hook.CodeNotFound)
-	want.User.ID, want.ID = f.makeID(), f.makeID()
-	f.wantCode(f.store.InsertSession(f.ctx, want, hash("u")), hook.CodeNotFound)
 }

@@ -30,7 +30,7 @@ func isolation(t *testing.T, f *fixture) {
 	f.must(err)
 	u := f.newUser("a@example.com")
 	session := hook.Session{ID: f.makeID(), Tenant: f.tenant, User: u, CreatedAt: f.now, ExpiresAt: f.now.Add(time.Hour)}
-	f.must(f.store.InsertSession(f.ctx, session, hash("s")))
+	f.must(f.store.InsertSession(f.ctx, session, hash("s"), mostSessions))
 	job := f.start(store.JobRetryFailed, f.a)
 	config, counts, first := f.config(), f.counts(f.a), f.delivery(ids[0])
 	webhook := config.Webhooks[0]
@@ -83,7 +83,7 @@ func isolation(t *testing.T, f *fixture) {
 		"InsertSession": func() error {
 			s := session
 			s.ID, s.Tenant = m.makeID(), mallory
-			return f.store.InsertSession(f.ctx, s, hash("t"))
+			return f.store.InsertSession(f.ctx, s, hash("t"), mostSessions)
 		},
 	} {
 		if err := ask(); err == nil || hook.CodeOf(err) != hook.CodeNotFound {

@@ -138,7 +138,7 @@ func pruneRetry(_ *testing.T, f *fixture) {
 func pruneSessions(_ *testing.T, f *fixture) {
 	u := f.newUser("a@example.com")
 	for i, ends := range []time.Duration{-time.Hour, time.Hour} {
-		f.must(f.store.InsertSession(f.ctx, hook.Session{ID: f.makeID(), Tenant: f.tenant, User: u, CreatedAt: f.now, ExpiresAt: f.now.Add(ends)}, hash(itoa(i))))
+		f.must(f.store.InsertSession(f.ctx, hook.Session{ID: f.makeID(), Tenant: f.tenant, User: u, CreatedAt: f.now, ExpiresAt: f.now.Add(ends)}, hash(itoa(i)), mostSessions))
 	}
 	f.prune(f.now.Add(-time.Hour))
 	_, err := f.store.SessionByHash(f.ctx, hash("0"))

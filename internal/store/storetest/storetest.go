@@ -53,6 +53,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness, groups ...string) {
 		{"Configuration", configTests()},
 		{"Vault", vaultTests()},
 		{"Directory", directoryTests()},
+		{"Users", userTests()},
 		{"Isolation", isolationTests()},
 		{"Model", modelTests()},
 	} {

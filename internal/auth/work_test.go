@@ -1,0 +1,62 @@
+package auth
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/id"
+)
+
+// TestVerifyCostsTheSame: nobody, and somebody without a password, cost one hash,
+// and no password is theirs, not even that of the dummy.
+func TestVerifyCostsTheSame(t *testing.T) {
+	p, err := newPasswords()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.dummy, err = encodePassword("the dummy's password"); err != nil {
+		t.Fatal(err)
+	}
+	a := &Auth{o: Options{Now: time.Now}, passwords: p, limits: newLoginLimits()}
+	for name, users := range map[string][]hook.User{"nobody": nil, "no password": {{ID: id.User{1}}}} {
+		if user, err := a.verify(t.Context(), guessKey{email: name}, users, "the dummy's password"); user != nil || err != nil {
+			t.Errorf("%s: signed in as %+v, %v", name, user, err)
+		}
+	}
+	// One that can't be read shows that it is looked at.
+	p.dummy = "no hash"
+	for name, tc := range map[string]struct {
+		users    []hook.User
+		password string
+	}{
+		"nobody":              {nil, "x"},
+		"no password":         {[]hook.User{{ID: id.User{1}}}, "x"},
+		"a password too long": {[]hook.User{{ID: id.User{1}, PasswordHash: "unused"}}, strings.Repeat("x", MaxPassword+1)},
+	} {
+		if _, err := a.verify(t.Context(), guessKey{email: name}, tc.users, tc.password); !errors.Is(err, errPasswordHash) {
+			t.Errorf("%s: nothing was hashed: %v", name, err)
+		}
+	}
+}
+
+func TestLimitsAreBounded(t *testing.T) {
+	l := newLoginLimits()
+	now := time.Now()
+	addr := netip.MustParseAddr("10.0.0.0")
+	for i := range maxLimits + 100 {
+		addr = addr.Next()
+		now = now.Add(time.Millisecond)
+		n := network(addr)
+		l.failed(guessKey{network: n, email: addr.String()}, now)
+		l.succeeded(n, id.User{byte(i), byte(i >> 8), byte(i >> 16)}, now)
+	}
+	for what, n := range map[string]int{"guesses": len(l.guesses.of), "networks": len(l.networks.of), "emails": len(l.emails.of), "familiar": len(l.familiar)} {
+		if n > maxLimits {
+			t.Errorf("%d %s are remembered", n, what)
+		}
+	}
+}
