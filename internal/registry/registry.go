@@ -67,10 +67,12 @@ func New(o Options) *Registry { return &Registry{Options: o, creating: make(chan
 
 // Change is what a caller wants of a webhook: a nil field is left as it is.
 type Change struct {
-	Name        *string
-	URL         *string
-	Events      *[]string
-	Secret      *string
+	Name   *string
+	URL    *string
+	Events *[]string
+	Secret *string
+	// Signatures are the versions in webhook-signature; a new webhook has "v1".
+	Signatures  *[]string
 	Headers     *map[string]string
 	TimeoutMS   *int64
 	Description *string
@@ -79,8 +81,8 @@ type Change struct {
 	PausedUntil *time.Time
 }
 
-// Created is a new webhook and the secret that was made for it. Secret is empty
-// if the caller gave one.
+// Created is a webhook and the secret that was made for it now. Secret is empty if
+// the caller gave one.
 type Created struct {
 	Webhook *hook.Webhook
 	Secret  string
@@ -123,7 +125,8 @@ func (r *Registry) find(ctx context.Context, tenant id.Tenant, webhook id.Webhoo
 // Create registers a webhook. Name, URL and Events are required.
 func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Created, error) {
 	now := r.now()
-	w := &hook.Webhook{Tenant: tenant, Revision: 1, Enabled: true, Timeout: DefaultTimeout, CreatedAt: now, UpdatedAt: now}
+	w := &hook.Webhook{Tenant: tenant, Revision: 1, Enabled: true, Timeout: DefaultTimeout, CreatedAt: now, UpdatedAt: now,
+		Signatures: []hook.SignatureVersion{hook.SignatureV1}}
 	var problems []hook.Detail
 	for path, missing := range map[string]bool{"name": c.Name == nil, "url": c.URL == nil, "events": c.Events == nil} {
 		if missing {
@@ -140,6 +143,9 @@ func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Cre
 	}
 	if problems = append(problems, r.apply(w, c)...); len(problems) > 0 {
 		return nil, invalid(problems)
+	}
+	if err := giveKeys(w, now); err != nil {
+		return nil, err
 	}
 	// One after another, so that all together do not pass the limit. They wait for
 	// the store's one writer anyway.
@@ -204,7 +210,7 @@ func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webh
 		if problems := r.apply(w, c); len(problems) > 0 {
 			return invalid(problems)
 		}
-		return nil
+		return giveKeys(w, r.now())
 	})
 	if err == nil && pause != nil {
 		return r.pause(ctx, w, *pause)
@@ -278,7 +284,8 @@ func (r *Registry) Delete(ctx context.Context, tenant id.Tenant, webhook id.Webh
 }
 
 // edit reads, changes and writes a webhook, again if somebody else changed it
-// meanwhile. Nothing is written if the edit changed nothing.
+// meanwhile. Nothing is written if the edit changed nothing. Secrets and keys that
+// are at their end are left out of what is written.
 func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhook, change func(*hook.Webhook) error) (*hook.Webhook, error) {
 	for {
 		snap, held, err := r.find(ctx, tenant, webhook)
@@ -294,6 +301,7 @@ func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhoo
 		}
 		w.Revision++
 		w.UpdatedAt = r.now()
+		w.Secrets, w.SigningKeys = inForce(w.Secrets, w.UpdatedAt), keysInForce(w.SigningKeys, w.UpdatedAt)
 		row, err := r.Catalog.Seal(&w)
 		if err != nil {
 			return nil, err
