@@ -3,6 +3,7 @@ package signature
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"log/slog"
@@ -133,4 +134,16 @@ func (k PublicKey) String() string {
 		return ""
 	}
 	return publicKeyPrefix + base64.StdEncoding.EncodeToString(k.key)
+}
+
+// X returns the key in base64url without padding: the member "x" of its JSON Web
+// Key (RFC 8037, section 2).
+func (k PublicKey) X() string { return base64.RawURLEncoding.EncodeToString(k.key) }
+
+// Thumbprint names the key: SHA-256 of its JSON Web Key in canonical form, in
+// base64url without padding (RFC 7638; RFC 8037, appendix A.3). It is what the
+// server calls the key's id, and kid.
+func (k PublicKey) Thumbprint() string {
+	sum := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + k.X() + `"}`))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

@@ -11,6 +11,11 @@
 //     X-Plinqx-Signature-Previous while a secret is being rotated). It covers
 //     the time and the body, not the id.
 //
+// The first may be symmetric (v1, HMAC-SHA256 with a secret that both sides
+// have), asymmetric (v1a, ed25519: the sender signs with a whsk_ key that nobody
+// else has, and a receiver checks with the whpk_ key, which anyone may know), or
+// both.
+//
 // Prefer [Verify], which checks the first. Hand it the body's bytes exactly as
 // they were read: a body that was parsed and serialised again does not verify.
 //

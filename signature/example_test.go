@@ -95,6 +95,25 @@ func ExampleVerify() {
 	// replayed, or this machine's clock is wrong
 }
 
+// A receiver that shares no secret with the sender verifies v1a with the webhook's
+// public key: whpk_, from the webhook itself or from the server's keys.json.
+func ExampleVerifier_Verify_publicKey() {
+	v, err := signature.NewVerifier([]string{"whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="},
+		signature.WithClock(func() time.Time { return time.Unix(1700000030, 0) }))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	headers := http.Header{}
+	headers.Set("webhook-id", "evt_1")
+	headers.Set("webhook-timestamp", "1700000000")
+	headers.Set("webhook-signature", "v1a,MJnCdpY/8FnhWw1bUeVB4L1ON8rDIDrC/pzXWYSo6aDSBgOW11+7tuKDRl3/5loHxMp4EN2AYVmbnwdThRUFCA==")
+
+	fmt.Println(v.Verify(headers, []byte(`{"a":1}`)))
+	// Output:
+	// <nil>
+}
+
 // The prefixed pair, for a receiver that was built for it. A clock stands in
 // for time.Now here, because the request is an old one.
 func ExampleVerifier_VerifyPrefixed() {

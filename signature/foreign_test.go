@@ -81,6 +81,9 @@ func foreignCases(t *testing.T) []foreignCase {
 			}
 			add(name+", another body", h, payload+" ", secrets[0], false)
 			add(name+", a stranger's secret", h, payload, "whsec_"+strings.Repeat("A", 32), false)
+			// With v1a behind it, which they don't know, v1 still verifies.
+			h = sign(t, signerOf(t, secrets, []string{keyA, keyB}, false), "evt_01hf3z5c9k", at, []byte(payload))
+			add(name+", with v1a", h, payload, secrets[0], true)
 			other := h.Clone()
 			other.Set("webhook-id", "evt_01hf3z5c9l")
 			add(name+", another id", other, payload, secrets[0], false)

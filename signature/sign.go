@@ -1,6 +1,7 @@
 package signature
 
 import (
+	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -9,12 +10,14 @@ import (
 	"fmt"
 	"hash"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
 )
 
-// MaxSecrets is how many secrets may be in force for one webhook at a time.
+// MaxSecrets is how many secrets may be in force for one webhook at a time, and
+// how many signing keys beside them.
 const MaxSecrets = 10
 
 const (
@@ -31,14 +34,31 @@ const (
 // dot in it could be read as another id and time, under the same signature.
 var ErrUnsignable = errors.New("cannot be signed")
 
+// Keys are what the attempts for one webhook are signed with.
+type Keys struct {
+	// Secrets are the shared secrets in force, newest first: 1 to [MaxSecrets].
+	// They sign the prefixed pair, and the v1 entries of webhook-signature.
+	Secrets []Secret
+	// Signing are the private keys in force, newest first, at most [MaxSecrets].
+	// Each adds a v1a entry to webhook-signature, behind those of v1; without
+	// any, v1a is not sent.
+	Signing []SigningKey
+	// NoV1 leaves v1 out of webhook-signature, so that v1a stands there alone.
+	// The prefixed pair is sent all the same.
+	NoV1 bool
+}
+
 // Signer signs the attempts for one webhook, with the secrets in force. It is
 // safe for concurrent use, and worth keeping: it holds on to the hash states of
-// its secrets, so that signing costs two allocations and no key set-up. Changed
+// its secrets, so that signing costs two allocations and no key set-up. Signing
+// keys cost more: a copy of the body, and tens of microseconds each. Changed
 // secrets need a new Signer. The zero Signer is not usable; make one with
-// [NewSigner].
+// [NewSigner] or [Keys.Signer].
 type Signer struct {
 	prefix  Prefix
 	secrets []Secret
+	signing []SigningKey
+	noV1    bool
 
 	// At most one idle bench is kept. Signing takes microseconds and the
 	// attempt that follows milliseconds, so two rarely need one at once; who
@@ -56,25 +76,41 @@ type bench struct {
 	sum      []byte
 }
 
-// NewSigner makes a Signer of the secrets in force, newest first. It fails with
-// [ErrSecret] if there is none, if there are more than [MaxSecrets], or if one
-// of them is the zero Secret.
+// NewSigner makes a Signer of the secrets in force, newest first, for v1 alone.
+// It fails with [ErrSecret] if there is none, if there are more than
+// [MaxSecrets], or if one of them is the zero Secret.
 func NewSigner(prefix Prefix, secrets ...Secret) (*Signer, error) {
-	if len(secrets) == 0 || len(secrets) > MaxSecrets {
-		return nil, fmt.Errorf("%w: a signer needs 1 to %d secrets, not %d", ErrSecret, MaxSecrets, len(secrets))
+	return Keys{Secrets: secrets}.Signer(prefix)
+}
+
+// Signer makes a Signer of the keys. It fails with [ErrSecret] if there is no
+// secret, if there are more than [MaxSecrets] secrets or signing keys, if one of
+// them is its type's zero value, or if NoV1 leaves nothing to send.
+func (k Keys) Signer(prefix Prefix) (*Signer, error) {
+	if len(k.Secrets) == 0 || len(k.Secrets) > MaxSecrets {
+		return nil, fmt.Errorf("%w: a signer needs 1 to %d secrets, not %d", ErrSecret, MaxSecrets, len(k.Secrets))
 	}
-	for i, s := range secrets {
+	for i, s := range k.Secrets {
 		if s.IsZero() {
-			return nil, fmt.Errorf("%w: secret %d of %d is the zero Secret; make it with ParseSecret", ErrSecret, i+1, len(secrets))
+			return nil, fmt.Errorf("%w: secret %d of %d is the zero Secret; make it with ParseSecret", ErrSecret, i+1, len(k.Secrets))
 		}
 	}
-	return &Signer{prefix: prefix.orDefault(), secrets: append([]Secret(nil), secrets...)}, nil
+	if len(k.Signing) > MaxSecrets || len(k.Signing) == 0 && k.NoV1 {
+		return nil, fmt.Errorf("%w: a signer takes at most %d signing keys, and needs one where v1 is left out; it has %d", ErrSecret, MaxSecrets, len(k.Signing))
+	}
+	for i, s := range k.Signing {
+		if s.open == nil {
+			return nil, fmt.Errorf("%w: signing key %d of %d is the zero SigningKey; make it with ParseSigningKey or NewSigningKey", ErrSecret, i+1, len(k.Signing))
+		}
+	}
+	return &Signer{prefix: prefix.orDefault(), secrets: slices.Clone(k.Secrets), signing: slices.Clone(k.Signing), noV1: k.NoV1}, nil
 }
 
 // Sign sets the signature headers of one attempt in dst, which must not be nil,
 // replacing any that are there: the pair of the prefix and its -Previous with two secrets or more
 // (removed with one), and those of Standard Webhooks with one "v1" signature
-// for each secret.
+// for each secret, unless that was left out, and one "v1a" signature for each
+// signing key.
 //
 // The id is the event's, 1 to 128 of [A-Za-z0-9_-]. The time is that of this
 // attempt, counted in whole seconds. The body is what will be sent, byte for
@@ -107,6 +143,9 @@ func (s *Signer) Sign(dst http.Header, id string, at time.Time, body []byte) err
 		out = append(out, ',')
 		out = base64.StdEncoding.AppendEncode(out, b.mac(mac, b.content, body))
 	}
+	if len(s.signing) > 0 {
+		out = s.appendAsymmetric(out, b.content, body)
+	}
 	b.values = out
 
 	// One string and one slice hold all values: six of each would be the
@@ -129,6 +168,22 @@ func (s *Signer) Sign(dst http.Header, id string, at time.Time, body []byte) err
 
 const hexLen = 2 * sha256.Size
 
+// appendAsymmetric appends the v1a entries, with a space in front of each that
+// follows another. Ed25519 reads its text twice, so it wants it in one piece:
+// that is not kept, for a body may be large and webhooks many.
+func (s *Signer) appendAsymmetric(out, head, body []byte) []byte {
+	content := slices.Concat(head, body)
+	for i, key := range s.signing {
+		if i > 0 || !s.noV1 {
+			out = append(out, ' ')
+		}
+		out = append(out, v1a...)
+		out = append(out, ',')
+		out = base64.StdEncoding.AppendEncode(out, ed25519.Sign(key.open(), content))
+	}
+	return out
+}
+
 func (s *Signer) newBench() *bench {
 	b := &bench{sum: make([]byte, 0, sha256.Size)}
 	for i, secret := range s.secrets {
@@ -136,7 +191,9 @@ func (s *Signer) newBench() *bench {
 		if i < 2 {
 			b.prefixed = append(b.prefixed, hmac.New(sha256.New, []byte(v.text)))
 		}
-		b.standard = append(b.standard, hmac.New(sha256.New, v.key))
+		if !s.noV1 {
+			b.standard = append(b.standard, hmac.New(sha256.New, v.key))
+		}
 	}
 	return b
 }

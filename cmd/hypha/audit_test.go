@@ -152,6 +152,7 @@ func recipes() map[string]recipe {
 		}},
 		"deleteVaultSecret": {"vaultSecret.deleted", "", on(func(w *auditWorld) string { return w.vaultSecret("DELETED") }, "")},
 		"rekey":             {"secretKey.rekeyed", "operator", func(*auditWorld) (string, string, []string) { return "", "", operator }},
+		"rotateSecret":      {"webhook.secret_rotated", "", on((*auditWorld).webhook, `{"graceSeconds":60}`)},
 		"deleteWebhook":     {"webhook.deleted", "", on((*auditWorld).webhook, "")},
 		"resumeWebhook":     {"webhook.resumed", "", held},
 		"discardQueue":      {"webhook.queue_discarded", "", held},

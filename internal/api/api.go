@@ -147,6 +147,7 @@ type api struct {
 	constants constants
 	bodies    *bodies
 	readers   sync.Pool // of *reader
+	publicly  *publicly
 }
 
 // New makes the handler. It is also a chi.Routes.
@@ -175,7 +176,7 @@ func New(o Options) http.Handler {
 	if o.NoRoom == nil {
 		o.NoRoom = func(bool) {}
 	}
-	a := &api{o: o, constants: newConstants(), bodies: newBodies(o.MaxBodies)}
+	a := &api{o: o, constants: newConstants(), bodies: newBodies(o.MaxBodies), publicly: newPublicly()}
 	a.readers.New = func() any { return newReader() }
 	return a.router()
 }
@@ -249,6 +250,7 @@ func (a *api) endpoints() []endpoint {
 		{get, "/healthz", everybody, unprotected, plain, a.healthz},
 		{get, "/readyz", everybody, unprotected, plain, a.readyz},
 		{get, "/services/openapi.yaml", everybody, unprotected, plain, a.document},
+		{get, keysPath, everybody, unprotected, params, a.publicKeys},
 
 		{post, signIn + "/login", everybody, unprotected, plain, a.login},
 		{post, signIn + "/logout", tenants, anyTenant, plain, a.logout},
@@ -294,6 +296,7 @@ func (a *api) endpoints() []endpoint {
 		{patch, one, tenants, writeHooks, plain, a.updateWebhook},
 		{remove, one, tenants, writeHooks, plain, a.deleteWebhook},
 		{post, testPath, tenants, writeLog, plain, a.testWebhook},
+		{post, one + "/rotate-secret", tenants, writeHooks, plain, a.rotateSecret},
 		{post, one + "/resume", tenants, writeHooks, plain, a.resumeWebhook},
 		{post, one + "/discard-queue", tenants, writeLog, plain, a.discardQueue},
 		{get, one + "/deliveries", tenants, readLog, params, a.listWebhookDeliveries},

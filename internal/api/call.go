@@ -32,12 +32,12 @@ const (
 
 // constants are values of headers that are the same in every answer. They are
 // shared: who wants another value replaces the slice, and changes nothing in it.
-type constants struct{ noSniff, noStore, json []string }
+type constants struct{ noSniff, noStore, fiveMinutes, json []string }
 
 const mediaJSON = "application/json"
 
 func newConstants() constants {
-	return constants{noSniff: []string{"nosniff"}, noStore: []string{"no-store"}, json: []string{mediaJSON}}
+	return constants{noSniff: []string{"nosniff"}, noStore: []string{"no-store"}, fiveMinutes: []string{"public, max-age=300"}, json: []string{mediaJSON}}
 }
 
 // call is one request at its endpoint.

@@ -177,23 +177,29 @@ func decode[T any](a *api, c *call, limit int64, read func(*object) T, check fun
 
 // noBody reads the body of an endpoint that takes none: nothing, or {}.
 func (a *api) noBody(c *call) error {
-	if c.ContentLength == 0 {
+	if c.bodiless() {
 		return nil
-	}
-	if c.ContentLength < 0 {
-		// Of unknown length, it may still be empty.
-		var first [1]byte
-		n, err := io.ReadFull(c.Body, first[:])
-		if n == 0 && errors.Is(err, io.EOF) {
-			return nil
-		}
-		c.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(first[:n]), c.Body), c.Body}
 	}
 	_, err := decode(a, c, a.o.MaxBody, func(*object) struct{} { return struct{}{} }, nil)
 	return err
+}
+
+// bodiless reports whether a request has no body, or one without a byte.
+func (c *call) bodiless() bool {
+	if c.ContentLength >= 0 {
+		return c.ContentLength == 0
+	}
+	// Of unknown length, it may still be empty.
+	var first [1]byte
+	n, err := io.ReadFull(c.Body, first[:])
+	if n == 0 && errors.Is(err, io.EOF) {
+		return true
+	}
+	c.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(first[:n]), c.Body), c.Body}
+	return false
 }
 
 // problems are what is wrong with a request.

@@ -7,8 +7,8 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/registry"
+	"github.com/plinqx/hypha/internal/signing"
 	"github.com/plinqx/hypha/internal/store"
-	"github.com/plinqx/hypha/signature"
 )
 
 // maxCounted is where the count of a filtered list stops.
@@ -169,18 +169,7 @@ func (a *api) revision(c *call, webhook id.Webhook, revision int64) (*hook.Webho
 }
 
 func (a *api) viewRequest(w *hook.Webhook, d *hook.Delivery, event *hook.Event, at *hook.Attempt) (*requestView, error) {
-	secrets := make([]signature.Secret, 0, len(w.Secrets))
-	for _, s := range w.Secrets {
-		if !s.Until.IsZero() && !at.StartedAt.Before(s.Until) {
-			continue
-		}
-		parsed, err := signature.ParseSecret(s.Value)
-		if err != nil {
-			return nil, err
-		}
-		secrets = append(secrets, parsed)
-	}
-	signer, err := signature.NewSigner(a.o.Prefix, secrets...)
+	signer, _, err := signing.Signer(a.o.Prefix, w, at.StartedAt)
 	if err != nil {
 		return nil, err
 	}

@@ -67,9 +67,26 @@ type webhookView struct {
 	Description    string               `json:"description"`
 	DisabledReason *hook.DisabledReason `json:"disabledReason"`
 	PausedUntil    *instant             `json:"pausedUntil"`
-	CreatedAt      instant              `json:"createdAt"`
-	UpdatedAt      instant              `json:"updatedAt"`
-	Secret         string               `json:"secret,omitempty"`
+	// Signatures, and what they are made with now, newest first.
+	Signatures []hook.SignatureVersion `json:"signatures"`
+	Secrets    []secretView            `json:"secrets"`
+	PublicKeys []publicKeyView         `json:"publicKeys"`
+	CreatedAt  instant                 `json:"createdAt"`
+	UpdatedAt  instant                 `json:"updatedAt"`
+	Secret     string                  `json:"secret,omitempty"`
+}
+
+// secretView tells of a secret all but the secret.
+type secretView struct {
+	CreatedAt *instant `json:"createdAt"`
+	Until     *instant `json:"until"`
+}
+
+type publicKeyView struct {
+	ID        string   `json:"id"`
+	Key       string   `json:"key"`
+	CreatedAt *instant `json:"createdAt"`
+	Until     *instant `json:"until"`
 }
 
 func (a *api) webhookView(w *hook.Webhook) webhookView {
@@ -81,8 +98,23 @@ func (a *api) webhookView(w *hook.Webhook) webhookView {
 	if !w.Enabled {
 		v.DisabledReason = &w.DisabledReason
 	}
-	if w.PausedUntil.After(a.o.Now()) {
+	now := a.o.Now()
+	if w.PausedUntil.After(now) {
 		v.PausedUntil = orNull(w.PausedUntil)
+	}
+	if v.Signatures = w.Signatures; len(v.Signatures) == 0 {
+		v.Signatures = []hook.SignatureVersion{hook.SignatureV1}
+	}
+	v.Secrets, v.PublicKeys = []secretView{}, []publicKeyView{}
+	for i := range w.Secrets {
+		if s := &w.Secrets[i]; s.SignsAt(now) {
+			v.Secrets = append(v.Secrets, secretView{CreatedAt: orNull(s.CreatedAt), Until: orNull(s.Until)})
+		}
+	}
+	for i := range w.SigningKeys {
+		if k := &w.SigningKeys[i]; k.SignsAt(now) {
+			v.PublicKeys = append(v.PublicKeys, publicKeyView{ID: k.ID, Key: k.Public, CreatedAt: orNull(k.CreatedAt), Until: orNull(k.Until)})
+		}
 	}
 	return v
 }

@@ -45,14 +45,15 @@ func (a *api) listWebhooks(c *call) (reply, error) {
 // The most elements that are read of a webhook's lists: a few more than the
 // registry takes, so that it can say what is allowed.
 const (
-	readEvents  = 1000
-	readHeaders = 100
+	readEvents   = 1000
+	readHeaders  = 100
+	readVersions = 10
 )
 
 // readChange reads the fields of a webhook. Their rules are the registry's.
 func readChange(o *object) registry.Change {
 	return registry.Change{
-		Name: o.text("name"), URL: o.text("url"), Events: o.texts("events", readEvents), Secret: o.text("secret"),
+		Name: o.text("name"), URL: o.text("url"), Events: o.texts("events", readEvents), Secret: o.text("secret"), Signatures: o.texts("signatures", readVersions),
 		Headers: o.textMap("headers", readHeaders), TimeoutMS: o.integer("timeoutMs"),
 		Description: o.text("description"), Enabled: o.boolean("enabled"),
 	}
@@ -137,6 +138,34 @@ func (a *api) webhookAction(c *call) (*hook.Webhook, error) {
 		return nil, err
 	}
 	return w, a.noBody(c)
+}
+
+// rotateSecret takes a body or none: all in it may be left out.
+func (a *api) rotateSecret(c *call) (reply, error) {
+	webhook, err := c.webhookID()
+	if err != nil {
+		return reply{}, err
+	}
+	held, err := a.o.Registry.Get(c.Context(), c.tenant(), webhook)
+	if err != nil {
+		return reply{}, err
+	}
+	var rotation registry.Rotation
+	if !c.bodiless() {
+		rotation, err = decode(a, c, a.o.MaxBody, func(o *object) registry.Rotation {
+			return registry.Rotation{Secret: o.text("secret"), GraceSeconds: o.integer("graceSeconds")}
+		}, func(rotation registry.Rotation) []hook.Detail { return a.o.Registry.CheckRotation(held, rotation) })
+		if err != nil {
+			return reply{}, err
+		}
+	}
+	made, err := a.o.Registry.Rotate(c.Context(), c.tenant(), webhook, rotation)
+	if err != nil {
+		return reply{}, err
+	}
+	v := a.webhookView(made.Webhook)
+	v.Secret = made.Secret
+	return reply{status: http.StatusOK, value: v}, nil
 }
 
 func (a *api) resumeWebhook(c *call) (reply, error) {

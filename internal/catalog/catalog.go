@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,16 +109,23 @@ func (c *Catalog) Webhook(ctx context.Context, tenant id.Tenant, webhook id.Webh
 // Held answers a webhook as it is in memory now, nil if the tenant has none of
 // that id, and asks nobody: ok is false while the tenant is not in memory.
 func (c *Catalog) Held(tenant id.Tenant, webhook id.Webhook) (w *hook.Webhook, ok bool) {
+	s, ok := c.HeldTenant(tenant)
+	if !ok {
+		return nil, false
+	}
+	w, _ = s.Webhook(webhook)
+	return w, true
+}
+
+// HeldTenant answers a tenant's configuration if it is in memory, and asks
+// nobody.
+func (c *Catalog) HeldTenant(tenant id.Tenant) (*Snapshot, bool) {
 	e := c.known(tenant)
 	if e == nil {
 		return nil, false
 	}
 	s := e.snap.Load()
-	if s == nil {
-		return nil, false
-	}
-	w, _ = s.Webhook(webhook)
-	return w, true
+	return s, s != nil
 }
 
 func (c *Catalog) known(tenant id.Tenant) *entry {
@@ -371,6 +379,7 @@ type Snapshot struct {
 	// Made when first asked for: a burst of changes need not pay for each.
 	ordered func() []*hook.Webhook
 	index   func() *match.Index
+	signing func() []*hook.SigningKey
 }
 
 func (s *Snapshot) clone() *Snapshot {
@@ -382,6 +391,16 @@ func (s *Snapshot) build() {
 		return slices.SortedFunc(maps.Values(s.webhooks), func(a, b *hook.Webhook) int { return a.ID.Compare(b.ID) })
 	})
 	s.index = sync.OnceValue(func() *match.Index { return match.New(s.ordered()) })
+	s.signing = sync.OnceValue(func() []*hook.SigningKey {
+		var all []*hook.SigningKey
+		for _, w := range s.webhooks {
+			for i := range w.SigningKeys {
+				all = append(all, &w.SigningKeys[i])
+			}
+		}
+		slices.SortFunc(all, func(a, b *hook.SigningKey) int { return strings.Compare(a.ID, b.ID) })
+		return all
+	})
 }
 
 // Webhook answers one webhook. It must not be changed.
@@ -392,6 +411,11 @@ func (s *Snapshot) Webhook(webhook id.Webhook) (*hook.Webhook, bool) {
 
 // Webhooks lists all, oldest first. The list must not be changed.
 func (s *Snapshot) Webhooks() []*hook.Webhook { return s.ordered() }
+
+// SigningKeys lists those of all webhooks by their ids, those at their end too:
+// an order that tells nothing of the webhooks. Neither the list nor the keys must
+// be changed.
+func (s *Snapshot) SigningKeys() []*hook.SigningKey { return s.signing() }
 
 // Match lists the webhooks that want an event of this type, oldest first.
 func (s *Snapshot) Match(eventType string) []*hook.Webhook { return s.index().Match(eventType) }
@@ -408,22 +432,37 @@ func (s *Snapshot) Keys() []store.KeyRow {
 	return slices.SortedFunc(maps.Values(s.keys), func(a, b store.KeyRow) int { return a.ID.Compare(b.ID) })
 }
 
-// secrets is what is sealed of a webhook.
+// secrets is what is sealed of a webhook. The versions of its signatures stand
+// here for their keys' sake: neither is of use without the other.
 type secrets struct {
-	Headers map[string]string `json:"headers,omitempty"`
-	Secrets []sealedSecret    `json:"secrets"`
+	Headers     map[string]string       `json:"headers,omitempty"`
+	Secrets     []sealedSecret          `json:"secrets"`
+	Signatures  []hook.SignatureVersion `json:"signatures,omitempty"`
+	SigningKeys []sealedKey             `json:"signingKeys,omitempty"`
 }
 
 type sealedSecret struct {
-	Value string    `json:"value"`
-	Until time.Time `json:"until,omitzero"`
+	Value     string    `json:"value"`
+	CreatedAt time.Time `json:"createdAt,omitzero"`
+	Until     time.Time `json:"until,omitzero"`
+}
+
+type sealedKey struct {
+	ID        string    `json:"id"`
+	Public    string    `json:"public"`
+	Private   string    `json:"private"`
+	CreatedAt time.Time `json:"createdAt,omitzero"`
+	Until     time.Time `json:"until,omitzero"`
 }
 
 // Seal makes the row that is stored of a webhook.
 func (c *Catalog) Seal(w *hook.Webhook) (store.WebhookRow, error) {
-	inner := secrets{Headers: w.Headers}
+	inner := secrets{Headers: w.Headers, Signatures: w.Signatures}
 	for _, s := range w.Secrets {
 		inner.Secrets = append(inner.Secrets, sealedSecret(s))
+	}
+	for _, k := range w.SigningKeys {
+		inner.SigningKeys = append(inner.SigningKeys, sealedKey(k))
 	}
 	plain, err := json.Marshal(inner)
 	if err != nil {
@@ -434,7 +473,7 @@ func (c *Catalog) Seal(w *hook.Webhook) (store.WebhookRow, error) {
 		return store.WebhookRow{}, fmt.Errorf("seal webhook %s: %w", w.ID, err)
 	}
 	row := store.WebhookRow{Webhook: *w, Sealed: sealed, Vault: hook.VaultNames(w.Headers)}
-	row.Headers, row.Secrets = nil, nil
+	row.Headers, row.Secrets, row.Signatures, row.SigningKeys = nil, nil, nil, nil
 	return row, nil
 }
 
@@ -453,6 +492,10 @@ func (c *Catalog) Open(row *store.WebhookRow) (*hook.Webhook, error) {
 	w.Secrets = make([]hook.Secret, len(inner.Secrets))
 	for i, s := range inner.Secrets {
 		w.Secrets[i] = hook.Secret(s)
+	}
+	w.Signatures = inner.Signatures
+	for _, k := range inner.SigningKeys {
+		w.SigningKeys = append(w.SigningKeys, hook.SigningKey(k))
 	}
 	return &w, nil
 }

@@ -349,11 +349,14 @@ func (o *observer) WebhookChanged(t id.Tenant, webhook id.Webhook) {
 func TestSealedWithItsWebhook(t *testing.T) {
 	c := catalog.New(&source{}, newBox(t))
 	h := webhook(1)
+	h.Secrets[0].CreatedAt = noon
+	h.Signatures = []hook.SignatureVersion{hook.SignatureV1, hook.SignatureV1a}
+	h.SigningKeys = []hook.SigningKey{{ID: "b", Public: "whpk_b", Private: "whsk_key-1b", CreatedAt: noon}, {ID: "a", Public: "whpk_a", Private: "whsk_key-1a", Until: noon}}
 	row, err := c.Seal(h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if row.Headers != nil || row.Secrets != nil || strings.Contains(string(row.Sealed), "key-1") {
+	if row.Headers != nil || row.Secrets != nil || row.Signatures != nil || row.SigningKeys != nil || strings.Contains(string(row.Sealed), "key-1") {
 		t.Error("a secret is in the row as it is")
 	}
 	back, err := c.Open(&row)
@@ -373,6 +376,56 @@ func TestSealedWithItsWebhook(t *testing.T) {
 		if _, err := c.Open(&r); !errors.Is(err, seal.ErrOpen) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// What was sealed before webhooks had keys is read as it was meant.
+func TestOpensOldRows(t *testing.T) {
+	box := newBox(t)
+	h := webhook(1)
+	sealed, err := box.Seal([]byte(`{"headers":{"X-Api-Key":"key-1"},"secrets":[{"value":"new"},{"value":"old","until":"`+noon.Format(time.RFC3339)+`"}]}`), append(h.Tenant[:], h.ID[:]...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := store.WebhookRow{Webhook: *h, Sealed: sealed}
+	row.Headers, row.Secrets = nil, nil
+	back, err := catalog.New(&source{}, box).Open(&row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := gocmp.Diff(h, back); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestSigningKeysOfAllWebhooks(t *testing.T) {
+	w := newWorld(t)
+	if _, ok := w.catalog.HeldTenant(tenant); ok {
+		t.Error("a tenant is held that nobody asked for")
+	}
+	for n, keys := range map[byte]string{1: "d", 2: "ac", 3: "", 4: "b"} {
+		h := webhook(n)
+		for _, k := range keys {
+			h.SigningKeys = append(h.SigningKeys, hook.SigningKey{ID: string(k)})
+		}
+		w.putWebhook(t, h)
+	}
+	s, err := w.catalog.Tenant(t.Context(), tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := ""
+	for _, k := range s.SigningKeys() {
+		ids += k.ID
+	}
+	if ids != "abcd" {
+		t.Errorf("keys %s, want abcd", ids)
+	}
+	if held, ok := w.catalog.HeldTenant(tenant); !ok || held != s {
+		t.Error("the tenant is not held")
+	}
+	if _, ok := w.catalog.HeldTenant(id.Tenant{9}); ok {
+		t.Error("a tenant is held that there is not")
 	}
 }
 

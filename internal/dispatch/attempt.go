@@ -15,6 +15,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/lane"
 	"github.com/plinqx/hypha/internal/send"
+	"github.com/plinqx/hypha/internal/signing"
 	"github.com/plinqx/hypha/internal/store"
 	"github.com/plinqx/hypha/signature"
 )
@@ -26,8 +27,8 @@ type target struct {
 	url      *url.URL
 	head     *send.Head // with the webhook's own headers, and ours that don't change
 	signer   *signature.Signer
-	// signsUntil is when the signer must be made anew, because a secret that it
-	// has is at its end; zero for never.
+	// signsUntil is when the signer must be made anew, because a secret or key
+	// that it has is at its end; zero for never.
 	signsUntil time.Time
 	// vault is what the headers' references were filled in from; nil if they have
 	// none.
@@ -69,25 +70,12 @@ func (d *Dispatcher) newTarget(w *hook.Webhook, held *catalog.Vault, now time.Ti
 	t.head = send.NewHead(u, header, d.eventHeader, d.deliveryHeader,
 		signature.HeaderID, signature.HeaderTimestamp, signature.HeaderSignature,
 		d.o.Prefix.Timestamp(), d.o.Prefix.Signature(), d.o.Prefix.Previous())
-	var secrets []signature.Secret
-	for _, s := range w.Secrets {
-		if !s.Until.IsZero() {
-			if !s.Until.After(now) {
-				continue
-			}
-			if t.signsUntil.IsZero() || s.Until.Before(t.signsUntil) {
-				t.signsUntil = s.Until
-			}
-		}
-		parsed, err := signature.ParseSecret(s.Value)
-		if err != nil {
-			return nil, err
-		}
-		secrets = append(secrets, parsed)
-		hidden = append(hidden, s.Value)
+	// Those at their end too: a receiver that was not told may show one.
+	for _, secret := range w.Secrets {
+		hidden = append(hidden, secret.Value)
 	}
 	t.redact = send.NewRedactor(hidden)
-	t.signer, err = signature.NewSigner(d.o.Prefix, secrets...)
+	t.signer, t.signsUntil, err = signing.Signer(d.o.Prefix, w, now)
 	return t, err
 }
 

@@ -123,6 +123,7 @@ const (
 	AuditWebhookPaused    AuditAction = "webhook.paused"
 	AuditWebhookResumed   AuditAction = "webhook.resumed"
 	AuditWebhookDisabled  AuditAction = "webhook.disabled" // by the system
+	AuditSecretRotated    AuditAction = "webhook.secret_rotated"
 	AuditQueueDiscarded   AuditAction = "webhook.queue_discarded"
 	AuditFailedRetried    AuditAction = "webhook.failed_retried"
 	AuditDeliveryRetried  AuditAction = "delivery.retried"
@@ -155,7 +156,7 @@ const (
 func AuditActions() []AuditAction {
 	return []AuditAction{
 		AuditWebhookCreated, AuditWebhookUpdated, AuditWebhookDeleted, AuditWebhookPaused, AuditWebhookResumed, AuditWebhookDisabled,
-		AuditQueueDiscarded, AuditFailedRetried, AuditDeliveryRetried, AuditDeliveryCanceled,
+		AuditSecretRotated, AuditQueueDiscarded, AuditFailedRetried, AuditDeliveryRetried, AuditDeliveryCanceled,
 		AuditAPIKeyCreated, AuditAPIKeyUpdated, AuditAPIKeyDeleted,
 		AuditVaultSecretCreated, AuditVaultSecretUpdated, AuditVaultSecretDeleted, AuditRekeyed,
 		AuditUserCreated, AuditUserUpdated, AuditUserDeleted, AuditUserSignedOut, AuditUserFailed, AuditSessionStarted, AuditSessionEnded,

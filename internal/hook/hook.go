@@ -25,13 +25,19 @@ type Webhook struct {
 	Tenant id.Tenant
 	// Revision counts the changes of this webhook, from 1. An attempt notes the
 	// revision it was made with.
-	Revision    int64
-	Name        string
-	URL         string
-	Events      []string // exact types, "prefix.*", or "*"
-	Enabled     bool
-	Headers     map[string]string
-	Secrets     []Secret // newest first; the first one has no end
+	Revision int64
+	Name     string
+	URL      string
+	Events   []string // exact types, "prefix.*", or "*"
+	Enabled  bool
+	Headers  map[string]string
+	Secrets  []Secret // newest first; the first one has no end
+	// Signatures are the versions in webhook-signature, in the order of their
+	// constants; none is SignatureV1.
+	Signatures []SignatureVersion
+	// SigningKeys are for SignatureV1a, newest first; the first one has no end.
+	// There are some exactly if that version is asked for.
+	SigningKeys []SigningKey
 	Timeout     time.Duration
 	Description string
 	// DisabledReason says why Enabled is false; "" while it is true.
@@ -45,9 +51,39 @@ type Webhook struct {
 // Secret signs what a webhook is sent.
 type Secret struct {
 	Value string
-	// Until is when a replaced secret stops signing; zero for the one in force.
+	// CreatedAt is when it began to sign; zero if that is not known.
+	CreatedAt time.Time
+	// Until is when a replaced secret stops signing; zero for the newest.
 	Until time.Time
 }
+
+// SignsAt reports whether the secret is in force at a time, if it was made
+// before.
+func (s *Secret) SignsAt(at time.Time) bool { return s.Until.IsZero() || at.Before(s.Until) }
+
+// SignatureVersion is a scheme of Standard Webhooks, as it stands in front of a
+// signature.
+type SignatureVersion string
+
+// The versions.
+const (
+	SignatureV1  SignatureVersion = "v1"  // HMAC-SHA256, with the secrets
+	SignatureV1a SignatureVersion = "v1a" // ed25519, with the signing keys
+)
+
+// SigningKey is an ed25519 key pair of one webhook. It is nobody else's: with a
+// key that is shared, a receiver could pass on what it got to another webhook's
+// receiver.
+type SigningKey struct {
+	ID      string // its name in public: the thumbprint of RFC 7638
+	Public  string // whpk_…
+	Private string // whsk_…; never shown
+	// CreatedAt and Until are those of a Secret.
+	CreatedAt, Until time.Time
+}
+
+// SignsAt reports whether the key is in force at a time, if it was made before.
+func (k *SigningKey) SignsAt(at time.Time) bool { return k.Until.IsZero() || at.Before(k.Until) }
 
 // DisabledReason is why a webhook is disabled.
 type DisabledReason string

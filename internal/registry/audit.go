@@ -34,8 +34,14 @@ func noteCreated(ctx context.Context, w *hook.Webhook, secretShown bool) context
 	return note(ctx, hook.AuditWebhookCreated, w, secretShown, d)
 }
 
+// edit is what the audit log calls a change, and whether its answer shows a secret.
+type edit struct {
+	action      hook.AuditAction
+	secretShown bool
+}
+
 // noteEdited tells what is different. The object has the name that it had.
-func noteEdited(ctx context.Context, action hook.AuditAction, held, w *hook.Webhook) context.Context {
+func noteEdited(ctx context.Context, e edit, held, w *hook.Webhook) context.Context {
 	var d audit.Diff
 	d.Changed("description", held.Description, w.Description)
 	d.Changed("disabledReason", reason(held), reason(w))
@@ -53,16 +59,26 @@ func noteEdited(ctx context.Context, action hook.AuditAction, held, w *hook.Webh
 		}
 	}
 	d.Changed("name", held.Name, w.Name)
-	if !slices.Equal(held.Secrets, w.Secrets) {
+	// Those that are at their end go with any change, and are no news.
+	if held.Secrets[0].Value != w.Secrets[0].Value {
 		d.Secret("secret")
 	}
+	d.Changed("signatures", signatures(held), signatures(w))
 	d.Changed("timeoutMs", held.Timeout.Milliseconds(), w.Timeout.Milliseconds())
 	if before, after := shownURL(held.URL), shownURL(w.URL); before != after {
 		d.Changed("url", before, after)
 	} else if held.URL != w.URL {
 		d.Secret("url") // its query is another
 	}
-	return note(ctx, action, held, false, d)
+	return note(ctx, e.action, held, e.secretShown, d)
+}
+
+func signatures(w *hook.Webhook) []string {
+	names := make([]string, len(w.Signatures))
+	for i, s := range w.Signatures {
+		names[i] = string(s)
+	}
+	return names
 }
 
 // reason is why a webhook is disabled, null if it is not.

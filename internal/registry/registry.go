@@ -69,10 +69,12 @@ func New(o Options) *Registry { return &Registry{Options: o, creating: make(chan
 
 // Change is what a caller wants of a webhook: a nil field is left as it is.
 type Change struct {
-	Name        *string
-	URL         *string
-	Events      *[]string
-	Secret      *string
+	Name   *string
+	URL    *string
+	Events *[]string
+	Secret *string
+	// Signatures are the versions in webhook-signature; a new webhook has "v1".
+	Signatures  *[]string
 	Headers     *map[string]string
 	TimeoutMS   *int64
 	Description *string
@@ -81,8 +83,8 @@ type Change struct {
 	PausedUntil *time.Time
 }
 
-// Created is a new webhook and the secret that was made for it. Secret is empty
-// if the caller gave one.
+// Created is a webhook and the secret that was made for it now. Secret is empty if
+// the caller gave one.
 type Created struct {
 	Webhook *hook.Webhook
 	Secret  string
@@ -125,7 +127,8 @@ func (r *Registry) find(ctx context.Context, tenant id.Tenant, webhook id.Webhoo
 // Create registers a webhook. Name, URL and Events are required.
 func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Created, error) {
 	now := r.now()
-	w := &hook.Webhook{Tenant: tenant, Revision: 1, Enabled: true, Timeout: DefaultTimeout, CreatedAt: now, UpdatedAt: now}
+	w := &hook.Webhook{Tenant: tenant, Revision: 1, Enabled: true, Timeout: DefaultTimeout, CreatedAt: now, UpdatedAt: now,
+		Signatures: []hook.SignatureVersion{hook.SignatureV1}}
 	var problems []hook.Detail
 	for path, missing := range map[string]bool{"name": c.Name == nil, "url": c.URL == nil, "events": c.Events == nil} {
 		if missing {
@@ -146,6 +149,9 @@ func (r *Registry) Create(ctx context.Context, tenant id.Tenant, c Change) (*Cre
 	}
 	if problems = append(problems, r.apply(w, known, c)...); len(problems) > 0 {
 		return nil, invalid(problems)
+	}
+	if err := giveKeys(w, now); err != nil {
+		return nil, err
 	}
 	// One after another, so that all together do not pass the limit. They wait for
 	// the store's one writer anyway.
@@ -237,7 +243,7 @@ func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webh
 		}
 		pause = nil
 	}
-	w, err := r.edit(ctx, tenant, webhook, hook.AuditWebhookUpdated, func(w *hook.Webhook) error {
+	w, err := r.edit(ctx, tenant, webhook, edit{action: hook.AuditWebhookUpdated}, func(w *hook.Webhook) error {
 		known, err := r.vaultFor(ctx, tenant, c)
 		if err != nil {
 			return err
@@ -245,7 +251,7 @@ func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webh
 		if problems := r.apply(w, known, c); len(problems) > 0 {
 			return invalid(problems)
 		}
-		return nil
+		return giveKeys(w, r.now())
 	})
 	if err == nil && pause != nil {
 		return r.pause(ctx, w, *pause)
@@ -255,7 +261,7 @@ func (r *Registry) Update(ctx context.Context, tenant id.Tenant, webhook id.Webh
 
 // Disable switches a webhook off for a reason, unless it is off already.
 func (r *Registry) Disable(ctx context.Context, tenant id.Tenant, webhook id.Webhook, reason hook.DisabledReason) error {
-	_, err := r.edit(ctx, tenant, webhook, hook.AuditWebhookDisabled, func(w *hook.Webhook) error {
+	_, err := r.edit(ctx, tenant, webhook, edit{action: hook.AuditWebhookDisabled}, func(w *hook.Webhook) error {
 		if w.Enabled {
 			w.Enabled, w.DisabledReason = false, reason
 		}
@@ -320,8 +326,9 @@ func (r *Registry) Delete(ctx context.Context, tenant id.Tenant, webhook id.Webh
 }
 
 // edit reads, changes and writes a webhook, again if somebody else changed it
-// meanwhile. Nothing is written if the edit changed nothing.
-func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhook, action hook.AuditAction, change func(*hook.Webhook) error) (*hook.Webhook, error) {
+// meanwhile. Nothing is written if the edit changed nothing. Secrets and keys that
+// are at their end are left out of what is written.
+func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhook, e edit, change func(*hook.Webhook) error) (*hook.Webhook, error) {
 	for {
 		snap, held, err := r.find(ctx, tenant, webhook)
 		if err != nil {
@@ -336,11 +343,12 @@ func (r *Registry) edit(ctx context.Context, tenant id.Tenant, webhook id.Webhoo
 		}
 		w.Revision++
 		w.UpdatedAt = r.now()
+		w.Secrets, w.SigningKeys = inForce(w.Secrets, w.UpdatedAt), keysInForce(w.SigningKeys, w.UpdatedAt)
 		row, err := r.Catalog.Seal(&w)
 		if err != nil {
 			return nil, err
 		}
-		version, err := r.Store.UpdateWebhook(noteEdited(ctx, action, held, &w), row)
+		version, err := r.Store.UpdateWebhook(noteEdited(ctx, e, held, &w), row)
 		if errors.Is(err, store.ErrConfigMoved) {
 			if _, err = r.Catalog.Refresh(ctx, tenant, snap.Version); err != nil {
 				return nil, err

@@ -212,6 +212,10 @@ func TestRules(t *testing.T) {
 		{"asterisks that are no mask", registry.Change{Headers: &map[string]string{"X-Rating": registry.Masked}}, nil},
 		{"a pause of a year", registry.Change{PausedUntil: new(start.Add(365 * 24 * time.Hour))}, nil},
 		{"a longer one", registry.Change{PausedUntil: new(start.Add(366 * 24 * time.Hour))}, []string{"pausedUntil"}},
+		{"v1", registry.Change{Signatures: &[]string{"v1"}}, nil},
+		{"both versions", registry.Change{Signatures: &[]string{"v1a", "v1"}}, nil},
+		{"no version", registry.Change{Signatures: &[]string{}}, []string{"signatures"}},
+		{"an unknown version, and one twice", registry.Change{Signatures: &[]string{"v1", "V1A", "v1", "v2"}}, []string{"signatures[1]", "signatures[2]", "signatures[3]"}},
 		{"all at once", registry.Change{Name: new(""), URL: new("x"), Events: &[]string{}, TimeoutMS: new(int64(0)), Secret: new("x")},
 			[]string{"events", "name", "secret", "timeoutMs", "url"}},
 	} {

@@ -58,8 +58,13 @@ func (r *Registry) apply(w *hook.Webhook, known *catalog.Vault, c Change) []hook
 			check("secret", err.Error())
 		}
 		if len(w.Secrets) == 0 || w.Secrets[0].Value != *c.Secret {
-			w.Secrets = []hook.Secret{{Value: *c.Secret}}
+			w.Secrets = []hook.Secret{{Value: *c.Secret, CreatedAt: r.now()}}
 		}
+	}
+	if c.Signatures != nil {
+		versions, wrong := signatureVersions(*c.Signatures)
+		problems = append(problems, wrong...)
+		w.Signatures = versions
 	}
 	if c.Headers != nil {
 		before := len(problems)
@@ -102,6 +107,29 @@ func (r *Registry) apply(w *hook.Webhook, known *catalog.Vault, c Change) []hook
 	return problems
 }
 
+// signatureVersions reads the versions that a webhook asks for, and puts them in
+// order: as it is a set, the same in another order is no change.
+func signatureVersions(given []string) ([]hook.SignatureVersion, []hook.Detail) {
+	if len(given) == 0 {
+		return nil, []hook.Detail{{Path: "signatures", Message: `must name at least one version, "v1" or "v1a"`}}
+	}
+	var problems []hook.Detail
+	var versions []hook.SignatureVersion
+	for i, name := range given {
+		path, version := fmt.Sprintf("signatures[%d]", i), hook.SignatureVersion(name)
+		switch {
+		case version != hook.SignatureV1 && version != hook.SignatureV1a:
+			problems = append(problems, hook.Detail{Path: path, Message: `must be "v1" (HMAC-SHA256 with the secret) or "v1a" (ed25519)`})
+		case slices.Contains(versions, version):
+			problems = append(problems, hook.Detail{Path: path, Message: "is named twice"})
+		default:
+			versions = append(versions, version)
+		}
+	}
+	slices.Sort(versions)
+	return versions, problems
+}
+
 func checkEvents(events []string) []hook.Detail {
 	if len(events) == 0 {
 		return []hook.Detail{{Path: "events", Message: `must name at least one event type; "*" is all of them`}}
@@ -127,7 +155,8 @@ func checkEvents(events []string) []hook.Detail {
 func same(a, b *hook.Webhook) bool {
 	return a.Name == b.Name && a.URL == b.URL && slices.Equal(a.Events, b.Events) && a.Enabled == b.Enabled &&
 		a.DisabledReason == b.DisabledReason && a.Timeout == b.Timeout && a.Description == b.Description &&
-		maps.Equal(a.Headers, b.Headers) && slices.Equal(a.Secrets, b.Secrets)
+		maps.Equal(a.Headers, b.Headers) && slices.Equal(a.Secrets, b.Secrets) &&
+		slices.Equal(a.Signatures, b.Signatures) && slices.Equal(a.SigningKeys, b.SigningKeys)
 }
 
 func sorted(problems []hook.Detail) []hook.Detail {

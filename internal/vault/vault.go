@@ -190,13 +190,11 @@ func (v *Vault) Delete(ctx context.Context, tenant id.Tenant, secret id.VaultSec
 // note tells the audit log of a change: nothing of a value, but that it is another.
 func note(ctx context.Context, action hook.AuditAction, held, s *hook.VaultSecret) context.Context {
 	var d audit.Diff
-	switch {
-	case held == nil:
+	if held == nil {
 		d.Set("description", s.Description)
 		d.Secret("value")
-	default:
+	} else {
 		d.Changed("description", held.Description, s.Description)
-		d.Changed("name", held.Name, s.Name)
 		if held.Value != s.Value {
 			d.Secret("value")
 		}
