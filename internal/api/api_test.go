@@ -273,6 +273,7 @@ func TestAnotherTenantsThingsAreUnknown(t *testing.T) {
 		"PATCH /services/webhooks/" + webhook,
 		"DELETE /services/webhooks/" + webhook,
 		"POST /services/webhooks/" + webhook + "/test",
+		"POST /services/webhooks/" + webhook + "/rotate-secret",
 		"POST /services/webhooks/" + webhook + "/resume",
 		"POST /services/webhooks/" + webhook + "/discard-queue",
 		"GET /services/webhooks/" + webhook + "/deliveries",
