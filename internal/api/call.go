@@ -86,6 +86,7 @@ type reply struct {
 	value       any
 	raw         []byte
 	contentType string // of raw; "" is JSON
+	location    string // where to go on, for a status of 3xx
 }
 
 // exchange watches a request's answer.
@@ -308,7 +309,10 @@ func bearer(h http.Header) string {
 }
 
 func (a *api) succeed(w http.ResponseWriter, rep reply) {
-	if rep.status == http.StatusNoContent {
+	if rep.location != "" {
+		w.Header().Set("Location", rep.location)
+	}
+	if rep.status == http.StatusNoContent || rep.location != "" {
 		w.WriteHeader(rep.status)
 		return
 	}
