@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/plinqx/hypha/internal/api"
 	"github.com/plinqx/hypha/internal/api/openapitest"
+	"github.com/plinqx/hypha/internal/oidc/oidctest"
 )
 
 // contractTest runs the topics of the contract, and knows which operations they
@@ -77,8 +79,9 @@ func TestContract(t *testing.T) {
 	}{
 		{"seed", (*contractTest).seed}, {"basics", (*contractTest).basics}, {"errors", (*contractTest).errors},
 		{"credentials", (*contractTest).credentials}, {"users", (*contractTest).users}, {"sessions", (*contractTest).sessions},
+		{"provider", (*contractTest).provider},
 		{"tenants", (*contractTest).tenants}, {"webhooks", (*contractTest).webhooks},
-		{"vault", (*contractTest).vault}, {"secret keys", (*contractTest).secretKeys},
+		{"rotation", (*contractTest).rotation}, {"vault", (*contractTest).vault}, {"secret keys", (*contractTest).secretKeys},
 		{"holding back", (*contractTest).holdingBack}, {"events", (*contractTest).events}, {"idempotency", (*contractTest).idempotency},
 		{"batches", (*contractTest).batches}, {"receiving", (*contractTest).receiving}, {"failures", (*contractTest).failures},
 		{"deliveries", (*contractTest).deliveries}, {"retry all", (*contractTest).retryAll}, {"expiry", (*contractTest).expiry},
@@ -449,6 +452,65 @@ func (c *contractTest) sessions(t *testing.T) {
 	tr.ask(409, "POST", "/services/auth/logout-all", "")
 	tr.ask(409, "POST", "/services/auth/password", `{"currentPassword":"wrong","newPassword":"another password"}`)
 	tr.save("sessions.txt", "Sessions")
+}
+
+func (c *contractTest) provider(t *testing.T) {
+	theirs := oidctest.New(t)
+	_, tr := c.start(t, func(s *settings) {
+		s.OIDCIssuer, s.OIDCClientID, s.OIDCClientSecret, s.PublicURL = theirs.URL, oidctest.ClientID, oidctest.ClientSecret, "https://hooks.example.com"
+	})
+	tr.key = testKey
+	tr.quietly(201, "POST", "/services/users", `{"email":"alice@example.com","role":"Developer"}`)
+	// mark stands for what is new in each sign-in.
+	mark := func(query url.Values) {
+		for _, name := range []string{"code", "state", "nonce", "code_challenge"} {
+			if v := query.Get(name); v != "" {
+				tr.secrets[v] = "<" + strings.ReplaceAll(name, "_", " ") + ">"
+			}
+		}
+	}
+	begin := func() (cookie string, answer url.Values) {
+		t.Helper()
+		a := tr.ask(302, "GET", "/services/auth/oidc/login?returnTo=/webhooks", "", "Authorization: ")
+		location, err := url.Parse(a.header.Get("Location"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mark(location.Query())
+		cookie, _, _ = strings.Cut(a.header.Get("Set-Cookie"), ";")
+		answer = theirs.Consent(location.String())
+		mark(answer)
+		return cookie, answer
+	}
+	tr.section("The browser is sent to the provider")
+	cookie, answer := begin()
+	tr.section("It comes back, and is signed in as the user with the email that the provider has verified")
+	in := tr.ask(303, "GET", "/services/auth/oidc/callback?"+answer.Encode(), "", "Authorization: ", "Cookie: "+cookie)
+	session := in.header.Values("Set-Cookie")
+	if len(session) != 2 || !strings.HasPrefix(session[1], "__Host-hypha=hyps_") || in.header.Get("Location") != "/webhooks" {
+		t.Fatalf("signed in: %v", in.header)
+	}
+	signedIn, _, _ := strings.Cut(session[1], ";")
+	if me := tr.quietly(200, "GET", "/services/auth/me", "", "Authorization: ", "Cookie: "+signedIn); me.text("user.email") != "alice@example.com" {
+		t.Errorf("signed in as %s", me.body)
+	}
+	tr.section("The same answer again is refused, and so is one without the browser's cookie")
+	tr.ask(401, "GET", "/services/auth/oidc/callback?"+answer.Encode(), "", "Authorization: ", "Cookie: "+cookie)
+	tr.quietly(401, "GET", "/services/auth/oidc/callback?"+answer.Encode(), "", "Authorization: ")
+	tr.section("Nobody is made: who is no user is told so")
+	theirs.SignsIn("mallory@example.com", nil)
+	cookie, answer = begin()
+	tr.ask(401, "GET", "/services/auth/oidc/callback?"+answer.Encode(), "", "Authorization: ", "Cookie: "+cookie)
+	tr.section("It ends on this server")
+	tr.ask(400, "GET", "/services/auth/oidc/login?returnTo=//evil.example&next=1", "", "Authorization: ")
+	tr.secrets[theirs.URL] = "https://accounts.example.com"
+	tr.secrets[url.QueryEscape(theirs.URL)] = "https%3A%2F%2Faccounts.example.com"
+	tr.save("provider.txt", "Sign-in through an OpenID provider")
+
+	_, without := c.start(t, nil)
+	for _, path := range []string{"/services/auth/oidc/login", "/services/auth/oidc/callback?code=x&state=y"} {
+		without.quietly(404, "GET", path, "", "Authorization: ")
+	}
 }
 
 func (c *contractTest) tenants(t *testing.T) {

@@ -24,6 +24,7 @@ import (
 	"github.com/plinqx/hypha/internal/ingest"
 	"github.com/plinqx/hypha/internal/lane"
 	"github.com/plinqx/hypha/internal/obs"
+	"github.com/plinqx/hypha/internal/oidc"
 	"github.com/plinqx/hypha/internal/registry"
 	"github.com/plinqx/hypha/internal/rekey"
 	"github.com/plinqx/hypha/internal/replay"
@@ -131,6 +132,12 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	if err != nil {
 		return nil, err
 	}
+	var provider *oidc.Provider
+	if s.OIDCIssuer != "" {
+		provider = oidc.New(oidc.Options{
+			Issuer: s.OIDCIssuer, ClientID: s.OIDCClientID, ClientSecret: s.OIDCClientSecret, RedirectURL: s.redirectURL(), Box: ring, Now: clock.Now,
+		})
+	}
 	metrics := obs.NewMetrics()
 	configs := catalog.New(v.store, ring)
 	v.auth, err = auth.New(auth.Options{
@@ -197,8 +204,8 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 					metrics.Refused(refusedMemory, 1)
 				}
 			},
-			CrossOrigin: c.crossOrigin,
-			Ready:       v.ready, Metrics: metrics.Handler(), Logger: logger,
+			CrossOrigin: c.crossOrigin, Provider: provider,
+			Ready: v.ready, Metrics: metrics.Handler(), Logger: logger,
 			Observe: func(x api.Exchange) { metrics.Requested(x.Route, x.Status, x.Duration) },
 			Prefix:  prefix, UserAgent: userAgent,
 			MaxEventBody: s.MaxEventBytes, MaxBatchBody: s.MaxBatchBytes,

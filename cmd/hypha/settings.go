@@ -35,6 +35,11 @@ type settings struct {
 	SessionLifetime time.Duration `help:"How long a sign-in lasts, used or not." default:"24h" placeholder:"DURATION"`
 	SessionIdle     time.Duration `help:"How long a sign-in lasts without being used." default:"2h" placeholder:"DURATION"`
 
+	OIDCIssuer       string `name:"oidc-issuer" help:"OpenID provider that people may sign in through, such as https://accounts.example.com. Off if not given." placeholder:"URL"`
+	OIDCClientID     string `name:"oidc-client-id" help:"What the OpenID provider knows this server by." placeholder:"ID"`
+	OIDCClientSecret string `name:"oidc-client-secret" help:"The client's secret at the OpenID provider. Give it as the variable HYPHA_OIDC_CLIENT_SECRET." placeholder:"SECRET"`
+	OIDCRedirectURL  string `name:"oidc-redirect-url" help:"Where the OpenID provider sends browsers back to. Default: /services/auth/oidc/callback at --public-url." placeholder:"URL"`
+
 	AllowEgress []string `help:"Networks that webhooks may reach although they are not public, such as 127.0.0.0/8 on a laptop." placeholder:"CIDR"`
 	DenyEgress  []string `help:"Networks that webhooks may never reach. Stronger than --allow-egress." placeholder:"CIDR"`
 	EgressPorts string   `help:"Ports that webhooks may reach." default:"80,443,1024-65535" placeholder:"PORTS"`
@@ -62,6 +67,48 @@ type settings struct {
 
 // maxSessionLifetime is when everybody has to sign in again.
 const maxSessionLifetime = 90 * 24 * time.Hour
+
+// callbackPath is where the OpenID provider sends browsers back to.
+const callbackPath = "/services/auth/oidc/callback"
+
+// redirectURL is where the OpenID provider sends browsers back to.
+func (s *settings) redirectURL() string {
+	if s.OIDCRedirectURL != "" {
+		return s.OIDCRedirectURL
+	}
+	return strings.TrimRight(s.PublicURL, "/") + callbackPath
+}
+
+// checkProvider says what is wrong with the OpenID provider's settings.
+func (s *settings) checkProvider() map[string]error {
+	problems := map[string]error{}
+	issuer, err := url.Parse(s.OIDCIssuer)
+	if err != nil || issuer.Host == "" || issuer.User != nil || issuer.RawQuery != "" || issuer.Fragment != "" || !secure(issuer) {
+		problems["oidc-issuer"] = fmt.Errorf("%q is not an address such as https://accounts.example.com", s.OIDCIssuer)
+	}
+	if s.OIDCClientID == "" {
+		problems["oidc-client-id"] = errors.New("is needed with --oidc-issuer: the provider gives it when you register this server there")
+	}
+	if s.OIDCRedirectURL == "" && s.PublicURL == "" {
+		problems["public-url"] = errors.New("is needed with --oidc-issuer (or --oidc-redirect-url is): browsers are sent back there")
+	}
+	if s.OIDCRedirectURL != "" {
+		back, err := url.Parse(s.OIDCRedirectURL)
+		if err != nil || back.Host == "" || back.Scheme != "http" && back.Scheme != "https" || !strings.HasSuffix(back.Path, callbackPath) {
+			problems["oidc-redirect-url"] = fmt.Errorf("%q is not an address that ends in %s", s.OIDCRedirectURL, callbackPath)
+		}
+	}
+	return problems
+}
+
+// secure reports whether what is said to an address can't be read on the way.
+func secure(u *url.URL) bool {
+	if u.Scheme == "http" {
+		ip, err := netip.ParseAddr(u.Hostname())
+		return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+	}
+	return u.Scheme == "https"
+}
 
 // trust lets pages of an address ask for what is refused to those of other sites.
 func trust(p *http.CrossOriginProtection, address string) error {
@@ -109,6 +156,11 @@ func (s *settings) check() (c checked, err error) {
 	c.crossOrigin = http.NewCrossOriginProtection()
 	if s.PublicURL != "" {
 		note("public-url", trust(c.crossOrigin, s.PublicURL))
+	}
+	if s.OIDCIssuer+s.OIDCClientID+s.OIDCClientSecret+s.OIDCRedirectURL != "" {
+		for setting, err := range s.checkProvider() {
+			note(setting, err)
+		}
 	}
 	switch {
 	case s.SecretKey != "" && s.SecretKeyFile != "":

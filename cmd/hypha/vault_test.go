@@ -162,7 +162,7 @@ func TestNoAnswerShowsASecret(t *testing.T) {
 
 	ids := map[string]string{
 		"webhook": hooked.text("id"), "delivery": delivery, "event": event.text("id"), "secret": secret.text("id"),
-		"key": look("GET", "/services/api-keys", "").text("data.0.id"),
+		"key": look("GET", "/services/api-keys", "").text("data.0.id"), "user": look("GET", "/services/users", "").text("data.0.id"),
 	}
 	for _, op := range operationsOf(t) {
 		if op.method == http.MethodGet && op.scope != "operator" {

@@ -31,6 +31,7 @@ import (
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/ingest"
+	"github.com/plinqx/hypha/internal/oidc"
 	"github.com/plinqx/hypha/internal/registry"
 	"github.com/plinqx/hypha/internal/rekey"
 	"github.com/plinqx/hypha/internal/store"
@@ -108,6 +109,8 @@ type Options struct {
 	// CrossOrigin refuses what pages of other sites send, but for those that it
 	// trusts. Default: it trusts none.
 	CrossOrigin *http.CrossOriginProtection
+	// Provider signs people in through OpenID Connect. Default: there is none.
+	Provider *oidc.Provider
 	// Metrics answers /metrics. Default: there is none.
 	Metrics http.Handler
 	// Logger gets one line for each request: at debug, also if there was too much
@@ -257,6 +260,8 @@ func (a *api) endpoints() []endpoint {
 		{post, signIn + "/logout-all", tenants, anyTenant, plain, a.logoutAll},
 		{get, signIn + "/sessions", tenants, anyTenant, params, a.listSessions},
 		{post, signIn + "/password", tenants, anyTenant, plain, a.changePassword},
+		{get, signIn + "/oidc/login", everybody, unprotected, params, a.oidcLogin},
+		{get, signIn + "/oidc/callback", everybody, unprotected, params, a.oidcCallback},
 		{get, signIn + "/me", tenants, anyTenant, plain, a.me},
 
 		{get, users, tenants, admin, params, a.listUsers},

@@ -87,7 +87,8 @@ type reply struct {
 	raw         []byte
 	contentType string // of raw and stream; "" is JSON
 	// stream writes an answer that is too long to be there already.
-	stream func(http.ResponseWriter) error
+	stream   func(http.ResponseWriter) error
+	location string // where to go on, for a status of 3xx
 }
 
 // errClientLeft is why a long answer came to no end: nobody takes it any more.
@@ -342,7 +343,10 @@ func bearer(h http.Header) string {
 }
 
 func (a *api) succeed(w http.ResponseWriter, rep reply) {
-	if rep.status == http.StatusNoContent {
+	if rep.location != "" {
+		w.Header().Set("Location", rep.location)
+	}
+	if rep.status == http.StatusNoContent || rep.location != "" {
 		w.WriteHeader(rep.status)
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/oidc"
 )
 
 // The endpoints for people who sign in, and the cookie that a browser keeps a
@@ -30,6 +31,18 @@ func setSessionCookie(w http.ResponseWriter, l *auth.Login) {
 
 func clearSessionCookie(w http.ResponseWriter) {
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", MaxAge: -1, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+}
+
+// signInCookieName is of the cookie of a sign-in through the provider, from its begin
+// to its end.
+const signInCookieName = "__Host-hypha-oidc"
+
+func setSignInCookie(w http.ResponseWriter, value string, maxAge int) {
+	http.SetCookie(w, &http.Cookie{
+		Name: signInCookieName, Value: value, Path: "/", MaxAge: maxAge,
+		// The provider sends the browser back, from another site.
+		Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
 }
 
 // sessionCookie is the token of the cookie, "" without one. Of two, neither is: a
@@ -151,4 +164,64 @@ func (a *api) me(c *call) (reply, error) {
 		return reply{}, err
 	}
 	return reply{status: http.StatusOK, value: viewMe(c.principal, &snap.Tenant)}, nil
+}
+
+// oidcLogin sends a browser to the provider.
+func (a *api) oidcLogin(c *call) (reply, error) {
+	if a.o.Provider == nil {
+		return reply{}, errNoRoute()
+	}
+	q := newQuery(c)
+	wish := oidc.Wish{ReturnTo: "/"}
+	if path, ok := q.text("returnTo"); ok {
+		if wish.ReturnTo = path; oidc.CheckReturnTo(path) != "" {
+			q.problems.add("returnTo", "%s", oidc.CheckReturnTo(path))
+		}
+	}
+	if tenant, ok := q.text("tenantId"); ok {
+		if _, err := id.ParseTenant(tenant); err != nil {
+			q.problems.add("tenantId", "must be a tenant's id")
+		}
+		wish.Tenant = tenant
+	}
+	if err := q.err(); err != nil {
+		return reply{}, err
+	}
+	location, cookie, err := a.o.Provider.Begin(c.Context(), wish)
+	if err != nil {
+		return reply{}, err
+	}
+	setSignInCookie(c.w, cookie, int(oidc.MaxAge/time.Second))
+	return reply{status: http.StatusFound, location: location}, nil
+}
+
+// oidcCallback is where the provider sends a browser back to. Providers put more into
+// the query than is asked for.
+func (a *api) oidcCallback(c *call) (reply, error) {
+	if a.o.Provider == nil {
+		return reply{}, errNoRoute()
+	}
+	cookie := ""
+	if given := c.CookiesNamed(signInCookieName); len(given) == 1 {
+		cookie = given[0].Value
+	}
+	if len(cookie) > 0 {
+		setSignInCookie(c.w, "", -1) // whatever comes of it, it has been used
+	}
+	who, err := a.o.Provider.Finish(c.Context(), cookie, c.URL.Query())
+	if err != nil {
+		return reply{}, err
+	}
+	var tenant id.Tenant
+	if who.Tenant != "" {
+		if tenant, err = id.ParseTenant(who.Tenant); err != nil {
+			return reply{}, err
+		}
+	}
+	l, err := a.o.Auth.LoginVerified(c.Context(), who.Email, tenant)
+	if err != nil {
+		return reply{}, err
+	}
+	setSessionCookie(c.w, l)
+	return reply{status: http.StatusSeeOther, location: who.ReturnTo}, nil
 }
