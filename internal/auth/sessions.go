@@ -17,7 +17,7 @@ const (
 	DefaultSessionIdle     = 2 * time.Hour
 	MinSessionIdle         = 5 * time.Minute
 
-	sessionMinute = time.Minute
+	sessionUseEvery = time.Minute
 	// maxSessions is how many sessions a user has; of more, the oldest end.
 	maxSessions = 100
 )
@@ -61,7 +61,7 @@ func (a *Auth) session(ctx context.Context, hash [32]byte) (*Principal, error) {
 		a.forgetSession(hash)
 		return nil, errUnauthorized()
 	}
-	if now.Sub(used) >= sessionMinute {
+	if now.Sub(used) >= sessionUseEvery {
 		a.noteSessionUse(store.SessionUse{Tenant: s.Tenant, Session: s.ID, At: now.UTC().Truncate(time.Millisecond)})
 	}
 	return &Principal{
@@ -101,7 +101,7 @@ func (a *Auth) flushSessionUses(ctx context.Context) error {
 		switch {
 		case !u.written:
 			uses = append(uses, u.SessionUse)
-		case now.Sub(u.At) >= sessionMinute:
+		case now.Sub(u.At) >= sessionUseEvery:
 			delete(a.sessionUses, session)
 		}
 	}
