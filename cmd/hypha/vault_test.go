@@ -165,7 +165,8 @@ func TestNoAnswerShowsASecret(t *testing.T) {
 		"key": look("GET", "/services/api-keys", "").text("data.0.id"), "user": look("GET", "/services/users", "").text("data.0.id"),
 	}
 	for _, op := range operationsOf(t) {
-		if op.method == http.MethodGet && op.scope != "operator" {
+		// Without a provider, its routes answer that there is nothing.
+		if op.method == http.MethodGet && op.scope != "operator" && !strings.Contains(op.path, "/oidc/") {
 			look(op.method, fill(t, op.path, ids), "")
 		}
 	}
