@@ -166,6 +166,7 @@ func (a *Auth) ChangePassword(ctx context.Context, p *Principal, c PasswordChang
 	}
 	wrong := hook.Invalid(hook.Detail{Path: "currentPassword", Message: "is not your password"})
 	if user == nil {
+		a.failures.note(ctx, []hook.User{*now})
 		return wrong
 	}
 	hash, err := a.passwords.hash(ctx, c.New)

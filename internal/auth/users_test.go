@@ -11,6 +11,7 @@ import (
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/store"
 )
 
 const password = "correct horse battery"
@@ -207,6 +208,15 @@ func TestChangePassword(t *testing.T) {
 	}
 	if hook.CodeOf(last) != hook.CodeRateLimited {
 		t.Errorf("after eleven guesses: %v", last)
+	}
+	// The administrator sees it: one entry, with all of them.
+	f.Start()
+	if err := f.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	page, err := f.store.AuditEntries(t.Context(), store.AuditQuery{Tenant: p.Tenant, Action: hook.AuditUserFailed, Limit: 9})
+	if err != nil || len(page.Entries) != 1 || page.Entries[0].Object.Name != "a@example.com" {
+		t.Errorf("the audit log has %+v, %v", page, err)
 	}
 	if got := f.code(t, second); got != "" {
 		t.Errorf("guesses ended the session: %s", got)

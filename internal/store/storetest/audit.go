@@ -158,6 +158,8 @@ func auditFailure(_ *testing.T, f *fixture) {
 	f.wantCode(err, hook.CodeNotFound)
 	f.wantCode(f.store.SetPause(ctx, f.tenant, f.makeID(), f.now), hook.CodeNotFound)
 	f.wantCode(f.store.DeleteSession(ctx, f.tenant, f.makeID()), hook.CodeNotFound)
+	f.wantCode(f.store.DeleteUser(ctx, f.tenant, f.makeID()), hook.CodeNotFound)
+	f.wantLast("the last administrator", f.store.DeleteUser(ctx, f.tenant, f.newUserAs("a@example.com", hook.RoleAdministrator).ID))
 	f.wantCode(f.store.DeleteTenant(ctx, f.makeID()), hook.CodeNotFound)
 	_, err = f.store.CancelDelivery(ctx, f.tenant, f.makeID(), f.now)
 	f.wantCode(err, hook.CodeNotFound)
