@@ -26,9 +26,13 @@ import (
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:9000", "address to listen on")
-	secret := flag.String("secret", "", "the webhook's secret")
+	var keys []string
+	flag.Func("secret", "the webhook's `secret`, or its public key (whpk_...); while it is rotated, give the flag for the old one too", func(key string) error {
+		keys = append(keys, key)
+		return nil
+	})
 	flag.Parse()
-	r, err := newReceiver(*secret)
+	r, err := newReceiver(keys)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -57,11 +61,11 @@ type receiver struct {
 	handled map[string]bool // events that were answered 200
 }
 
-func newReceiver(secret string) (*receiver, error) {
-	if secret == "" {
+func newReceiver(keys []string) (*receiver, error) {
+	if len(keys) == 0 {
 		return nil, errors.New("-secret is missing: it is the one that the webhook was created with")
 	}
-	v, err := signature.NewVerifier([]string{secret})
+	v, err := signature.NewVerifier(keys)
 	if err != nil {
 		return nil, err
 	}

@@ -79,7 +79,7 @@ func (r *Registry) Rotate(ctx context.Context, tenant id.Tenant, webhook id.Webh
 		}
 		if len(secrets) >= signature.MaxSecrets || len(keys) >= signature.MaxSecrets {
 			return hook.Conflict("%d secrets are in force, which is the most a webhook may have; the next one ends at %s. To rotate now, end all of them with graceSeconds 0",
-				signature.MaxSecrets, firstEnd(secrets, keys).Format(time.RFC3339))
+				signature.MaxSecrets, firstEnd(secrets, keys).UTC().Format("2006-01-02T15:04:05.000Z"))
 		}
 		if len(secrets) > 0 {
 			secrets[0].Until = until

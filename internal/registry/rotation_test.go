@@ -226,7 +226,7 @@ func TestTenSecretsAtMost(t *testing.T) {
 		r.to(n, time.Duration(10-n)*time.Hour) // the last one's grace ends first
 	}
 	_, err := r.Rotate(t.Context(), tenant, r.id, registry.Rotation{})
-	if hook.CodeOf(err) != hook.CodeConflict || !strings.Contains(err.Error(), "2026-03-01T13:00:00Z") || !strings.Contains(err.Error(), "graceSeconds 0") {
+	if hook.CodeOf(err) != hook.CodeConflict || !strings.Contains(err.Error(), "2026-03-01T13:00:00.000Z") || !strings.Contains(err.Error(), "graceSeconds 0") {
 		t.Errorf("an eleventh: %v", err)
 	}
 	r.now = r.now.Add(time.Hour)
