@@ -144,7 +144,7 @@ func (c *contractTest) rotation(t *testing.T) {
 // database, all at once: each rotation that was answered has its secret in force,
 // on both.
 func TestRotationsOnTwoNodesAtOnce(t *testing.T) {
-	f := newFleet(t, databases, 2)
+	f := newFleet(t, databases.Database(t), 2)
 	id, first := client{f.url(0), testKey}.createWebhook(t, f.receiver.URL+"/rotated", "rotated.*")
 	var mu sync.Mutex
 	secrets := []string{first}
