@@ -79,12 +79,17 @@ func (a *api) createWebhook(c *call) (reply, error) {
 	return reply{status: http.StatusCreated, value: v}, nil
 }
 
-func (a *api) getWebhook(c *call) (reply, error) {
+// heldWebhook is the webhook that the path names.
+func (a *api) heldWebhook(c *call) (*hook.Webhook, error) {
 	webhook, err := c.webhookID()
 	if err != nil {
-		return reply{}, err
+		return nil, err
 	}
-	w, err := a.o.Registry.Get(c.Context(), c.tenant(), webhook)
+	return a.o.Registry.Get(c.Context(), c.tenant(), webhook)
+}
+
+func (a *api) getWebhook(c *call) (reply, error) {
+	w, err := a.heldWebhook(c)
 	if err != nil {
 		return reply{}, err
 	}
@@ -92,12 +97,8 @@ func (a *api) getWebhook(c *call) (reply, error) {
 }
 
 func (a *api) updateWebhook(c *call) (reply, error) {
-	webhook, err := c.webhookID()
-	if err != nil {
-		return reply{}, err
-	}
 	// Before the body: what is not there has no fields to be wrong.
-	held, err := a.o.Registry.Get(c.Context(), c.tenant(), webhook)
+	held, err := a.heldWebhook(c)
 	if err != nil {
 		return reply{}, err
 	}
@@ -111,7 +112,7 @@ func (a *api) updateWebhook(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	w, err := a.o.Registry.Update(c.Context(), c.tenant(), webhook, change)
+	w, err := a.o.Registry.Update(c.Context(), c.tenant(), held.ID, change)
 	if err != nil {
 		return reply{}, err
 	}
@@ -129,11 +130,7 @@ func (a *api) deleteWebhook(c *call) (reply, error) {
 // webhookAction is the way into the endpoints that do something with a webhook
 // that is there, and take no body.
 func (a *api) webhookAction(c *call) (*hook.Webhook, error) {
-	webhook, err := c.webhookID()
-	if err != nil {
-		return nil, err
-	}
-	w, err := a.o.Registry.Get(c.Context(), c.tenant(), webhook)
+	w, err := a.heldWebhook(c)
 	if err != nil {
 		return nil, err
 	}
@@ -142,11 +139,7 @@ func (a *api) webhookAction(c *call) (*hook.Webhook, error) {
 
 // rotateSecret takes a body or none: all in it may be left out.
 func (a *api) rotateSecret(c *call) (reply, error) {
-	webhook, err := c.webhookID()
-	if err != nil {
-		return reply{}, err
-	}
-	held, err := a.o.Registry.Get(c.Context(), c.tenant(), webhook)
+	held, err := a.heldWebhook(c)
 	if err != nil {
 		return reply{}, err
 	}
@@ -159,7 +152,7 @@ func (a *api) rotateSecret(c *call) (reply, error) {
 			return reply{}, err
 		}
 	}
-	made, err := a.o.Registry.Rotate(c.Context(), c.tenant(), webhook, rotation)
+	made, err := a.o.Registry.Rotate(c.Context(), c.tenant(), held.ID, rotation)
 	if err != nil {
 		return reply{}, err
 	}
