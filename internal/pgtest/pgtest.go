@@ -74,15 +74,6 @@ func Own(t testing.TB, prepare func(ctx context.Context, url string) error) *Ser
 	return s
 }
 
-// Execute runs a statement as a role that may do everything, outside of transactions
-// and of the tests' databases.
-func (s *Server) Execute(ctx context.Context, statement string) error {
-	if err := s.running(); err != nil {
-		return err
-	}
-	return s.execute(ctx, statement)
-}
-
 // Main runs a package's tests, ends its servers, and answers the exit code.
 func Main(m *testing.M, servers ...*Server) int {
 	code := m.Run()
