@@ -34,6 +34,7 @@ import (
 	"github.com/plinqx/hypha/internal/oidc"
 	"github.com/plinqx/hypha/internal/registry"
 	"github.com/plinqx/hypha/internal/rekey"
+	"github.com/plinqx/hypha/internal/seal"
 	"github.com/plinqx/hypha/internal/store"
 	"github.com/plinqx/hypha/internal/vault"
 	"github.com/plinqx/hypha/signature"
@@ -81,6 +82,7 @@ type History interface {
 // SecretKeys looks after what is sealed under the server's keys (package rekey).
 type SecretKeys interface {
 	Keys(ctx context.Context) ([]rekey.Key, error)
+	NewKey(ctx context.Context) (seal.KeyID, error)
 	Rekey(ctx context.Context) (*rekey.Result, error)
 }
 
@@ -286,6 +288,7 @@ func (a *api) endpoints() []endpoint {
 		{remove, tenantsAt + "/{tenant}", operators, operator, plain, a.deleteTenant},
 
 		{get, secretKeys, operators, operator, plain, a.listSecretKeys},
+		{post, secretKeys, operators, operator, plain, a.createSecretKey},
 		{post, secretKeys + "/rekey", operators, operator, plain, a.rekey},
 
 		{get, vaultAt, tenants, readHooks, params, a.listVaultSecrets},

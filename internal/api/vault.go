@@ -128,12 +128,24 @@ type secretKeysView struct {
 	Keys []secretKeyView `json:"keys"`
 }
 
-func (a *api) listSecretKeys(c *call) (reply, error) {
+func (a *api) listSecretKeys(c *call) (reply, error) { return a.secretKeys(c, http.StatusOK) }
+
+func (a *api) secretKeys(c *call, status int) (reply, error) {
 	keys, err := a.o.SecretKeys.Keys(c.Context())
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{status: http.StatusOK, value: secretKeysView{viewSecretKeys(keys)}}, nil
+	return reply{status: status, value: secretKeysView{viewSecretKeys(keys)}}, nil
+}
+
+func (a *api) createSecretKey(c *call) (reply, error) {
+	if err := a.noBody(c); err != nil {
+		return reply{}, err
+	}
+	if _, err := a.o.SecretKeys.NewKey(c.Context()); err != nil {
+		return reply{}, err
+	}
+	return a.secretKeys(c, http.StatusCreated)
 }
 
 type rekeyView struct {

@@ -136,6 +136,7 @@ const (
 	AuditVaultSecretCreated AuditAction = "vaultSecret.created"
 	AuditVaultSecretUpdated AuditAction = "vaultSecret.updated"
 	AuditVaultSecretDeleted AuditAction = "vaultSecret.deleted"
+	AuditSecretKeyCreated   AuditAction = "secretKey.created"
 	AuditRekeyed            AuditAction = "secretKey.rekeyed"
 
 	AuditUserCreated    AuditAction = "user.created"
@@ -158,7 +159,7 @@ func AuditActions() []AuditAction {
 		AuditWebhookCreated, AuditWebhookUpdated, AuditWebhookDeleted, AuditWebhookPaused, AuditWebhookResumed, AuditWebhookDisabled,
 		AuditSecretRotated, AuditQueueDiscarded, AuditFailedRetried, AuditDeliveryRetried, AuditDeliveryCanceled,
 		AuditAPIKeyCreated, AuditAPIKeyUpdated, AuditAPIKeyDeleted,
-		AuditVaultSecretCreated, AuditVaultSecretUpdated, AuditVaultSecretDeleted, AuditRekeyed,
+		AuditVaultSecretCreated, AuditVaultSecretUpdated, AuditVaultSecretDeleted, AuditSecretKeyCreated, AuditRekeyed,
 		AuditUserCreated, AuditUserUpdated, AuditUserDeleted, AuditUserSignedOut, AuditUserFailed, AuditSessionStarted, AuditSessionEnded,
 		AuditTenantCreated, AuditTenantUpdated, AuditTenantDeleted, AuditOperatorKeyCreated,
 	}

@@ -90,43 +90,46 @@ type Result struct {
 
 // Keys says which keys there are, and how much is sealed under each.
 func (r *Rekeyer) Keys(ctx context.Context) ([]Key, error) {
-	counts, err := r.o.Store.SealedHeads(ctx)
-	if err != nil {
-		return nil, err
-	}
 	var keys []Key
 	for i, k := range r.o.Ring.IDs() {
 		keys = append(keys, Key{ID: k, Current: i == 0, Held: true})
 	}
-	for _, c := range counts {
-		k, ok := seal.KeyOf(c.Head[:])
-		if !ok {
-			continue // it was not sealed by any key
+	for _, kind := range store.SealedKinds() {
+		counts, err := r.o.Store.SealedCounts(ctx, kind)
+		if err != nil {
+			return nil, err
 		}
-		i := slices.IndexFunc(keys, func(key Key) bool { return key.ID == k })
-		if i < 0 {
-			i, keys = len(keys), append(keys, Key{ID: k})
+		for _, c := range counts {
+			k, ok := seal.KeyOf(c.Head[:])
+			if !ok {
+				continue // it was not sealed by any key
+			}
+			i := slices.IndexFunc(keys, func(key Key) bool { return key.ID == k })
+			if i < 0 {
+				i, keys = len(keys), append(keys, Key{ID: k})
+			}
+			keys[i].InUse += c.Rows
 		}
-		keys[i].InUse = c.Rows
 	}
 	return keys, nil
 }
 
 // Check is an error if something is sealed under keys that the server does not have.
 // It is for whoever starts the server.
-func (r *Rekeyer) Check(ctx context.Context) error {
-	keys, err := r.Keys(ctx)
-	if err != nil {
-		return fmt.Errorf("look which keys are in use: %w", err)
-	}
-	return missing(keys, r.o.Ring)
-}
+func (r *Rekeyer) Check(ctx context.Context) error { return r.check(ctx, r.o.Ring) }
 
-func missing(keys []Key, ring *seal.Ring) error {
+// check is Check for the keys of any ring.
+func (r *Rekeyer) check(ctx context.Context, ring *seal.Ring) error {
 	var lost []string
-	for _, k := range keys {
-		if k.InUse > 0 && !ring.Has(k.ID) {
-			lost = append(lost, k.ID.String())
+	for _, kind := range store.SealedKinds() {
+		heads, err := r.o.Store.SealedHeads(ctx, kind)
+		if err != nil {
+			return fmt.Errorf("look which keys are in use: %w", err)
+		}
+		for _, head := range heads {
+			if k, ok := seal.KeyOf(head[:]); ok && !ring.Has(k) && !slices.Contains(lost, k.String()) {
+				lost = append(lost, k.String())
+			}
 		}
 	}
 	if len(lost) == 0 {
@@ -149,24 +152,20 @@ func (r *Rekeyer) Rekey(ctx context.Context) (*Result, error) {
 	}
 	defer release()
 	out := &Result{}
-	// Before the work: it is in many transactions, and may be cut short.
-	err = r.o.Store.RecordAudit(audit.Note(ctx, hook.AuditEntry{
-		Action: hook.AuditRekeyed, Object: hook.AuditObject{Kind: hook.ObjectSecretKey, ID: r.o.Ring.Current().String()},
-	}))
-	if err != nil {
-		return nil, err
-	}
-	counts, err := r.o.Store.SealedHeads(ctx)
-	if err != nil {
+	if err := r.record(ctx, hook.AuditRekeyed); err != nil {
 		return nil, err
 	}
 	current := r.o.Ring.Current().Head()
 	for _, kind := range store.SealedKinds() {
-		for _, c := range counts {
-			if bytes.Equal(c.Head[:], current) || out.More {
+		heads, err := r.o.Store.SealedHeads(ctx, kind)
+		if err != nil {
+			return nil, err
+		}
+		for _, head := range heads {
+			if bytes.Equal(head[:], current) || out.More {
 				continue
 			}
-			if err := r.reseal(ctx, store.SealedQuery{Kind: kind, Head: c.Head, Limit: chunk}, out); err != nil {
+			if err := r.reseal(ctx, store.SealedQuery{Kind: kind, Head: head, Limit: chunk}, out); err != nil {
 				return nil, err
 			}
 		}
@@ -176,6 +175,14 @@ func (r *Rekeyer) Rekey(ctx context.Context) (*Result, error) {
 	}
 	r.o.Logger.InfoContext(ctx, "sealed secrets anew", "key", r.o.Ring.Current(), "resealed", out.Resealed, "unreadable", out.Unreadable, "more", out.More)
 	return out, nil
+}
+
+// record tells the audit log of what is about to be done about the current key. It
+// comes first, since no transaction has both: nothing is done that the log lacks.
+func (r *Rekeyer) record(ctx context.Context, action hook.AuditAction) error {
+	return r.o.Store.RecordAudit(audit.Note(ctx, hook.AuditEntry{
+		Action: action, Object: hook.AuditObject{Kind: hook.ObjectSecretKey, ID: r.o.Ring.Current().String()},
+	}))
 }
 
 // take waits for the turn.
@@ -237,6 +244,10 @@ func (r *Rekeyer) again(row store.SealedRow) ([]byte, error) {
 	return r.o.Ring.Seal(plain, owner)
 }
 
+// maxKeys is how many keys a file may have for one more to be put there: each is
+// tried for nothing, and a file that grew without end would not be read any more.
+const maxKeys = 16
+
 // NewKey makes a key, puts it before the others in the key file, and seals under it
 // from now on. What is sealed under the others is for Rekey. A crash leaves a file
 // with all keys that anything is sealed under.
@@ -258,12 +269,14 @@ func (r *Rekeyer) NewKey(ctx context.Context) (seal.KeyID, error) {
 	if err != nil {
 		return seal.KeyID{}, err
 	}
-	keys, err := r.Keys(ctx)
-	if err == nil {
-		err = missing(keys, inFile)
-	}
-	if err != nil {
+	if err := r.check(ctx, inFile); err != nil {
 		return seal.KeyID{}, fmt.Errorf("%s: %w", r.o.KeyFile, err)
+	}
+	if len(held) >= maxKeys {
+		return seal.KeyID{}, hook.Conflict("The server's file of keys has %d; take those out that are not in use, and start it again", len(held))
+	}
+	if err := r.record(ctx, hook.AuditSecretKeyCreated); err != nil {
+		return seal.KeyID{}, err
 	}
 	all, err := seal.AddKey(r.o.KeyFile)
 	if err != nil {

@@ -252,14 +252,21 @@ func TestRekeyBesideChanges(t *testing.T) {
 	}
 }
 
+func fileText(keys [][]byte) (text string) {
+	for _, k := range keys {
+		text += hex.EncodeToString(k) + "\n"
+	}
+	return text
+}
+
 func TestNewKey(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	write := func(fills ...byte) {
-		text := ""
+		var keys [][]byte
 		for _, fill := range fills {
-			text += hex.EncodeToString(key(fill)) + "\n"
+			keys = append(keys, key(fill))
 		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(fileText(keys)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -286,6 +293,13 @@ func TestNewKey(t *testing.T) {
 	}
 	opens(t, s, started)
 
+	write(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+	if all, err := seal.ReadFile(path); err != nil || os.WriteFile(path, []byte(fileText(append([][]byte{fromFile[0]}, all...))), 0o600) != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.NewKey(t.Context()); hook.CodeOf(err) != hook.CodeConflict || running.Current() != made {
+		t.Errorf("a seventeenth key: %v", err)
+	}
 	write(5) // somebody has put other keys in the file
 	if _, err := r.NewKey(t.Context()); err == nil || !strings.Contains(err.Error(), made.String()) || running.Current() != made {
 		t.Errorf("the file lacks a key in use: %v", err)

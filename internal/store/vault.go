@@ -72,8 +72,12 @@ const SealedHead = 5
 // Sealed is everything that is sealed under the server's keys, of all tenants, for
 // whoever changes those keys.
 type Sealed interface {
-	// SealedHeads counts what is sealed, by how it begins.
-	SealedHeads(ctx context.Context) ([]SealedCount, error)
+	// SealedHeads says how what is sealed of a kind begins, each once. It costs next to
+	// nothing, however much there is.
+	SealedHeads(ctx context.Context, kind SealedKind) ([][SealedHead]byte, error)
+	// SealedCounts counts what is sealed of a kind, by how it begins. It goes over all
+	// of it.
+	SealedCounts(ctx context.Context, kind SealedKind) ([]SealedCount, error)
 	// SealedRows lists what is sealed and begins with q.Head, in the order of
 	// SealedPosition.
 	SealedRows(ctx context.Context, q SealedQuery) ([]SealedRow, error)

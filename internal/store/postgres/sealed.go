@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/plinqx/hypha/internal/store"
@@ -28,36 +29,50 @@ func sealedTableOf(kind store.SealedKind) (sealedTable, error) {
 	}
 }
 
-// SealedHeads counts what is sealed.
-func (s *Store) SealedHeads(ctx context.Context) ([]store.SealedCount, error) {
-	counts := map[[store.SealedHead]byte]int64{}
-	var order [][store.SealedHead]byte
-	for _, kind := range store.SealedKinds() {
-		table, err := sealedTableOf(kind)
-		if err != nil {
-			return nil, err
-		}
-		var begins []byte
-		var rows int64
-		text := "SELECT substring(sealed FROM 1 FOR 5), count(*) FROM " + table.name + " WHERE sealed IS NOT NULL GROUP BY 1 ORDER BY 1"
-		err = s.ask(ctx, text, nil, []any{&begins, &rows}, func() error {
-			var head [store.SealedHead]byte
-			copy(head[:], begins)
-			if counts[head] == 0 {
-				order = append(order, head)
+// head is how something sealed begins, as the tables' indexes have it.
+const head = "substring(sealed FROM 1 FOR 5)"
+
+// SealedHeads goes from one to the next, down the index.
+func (s *Store) SealedHeads(ctx context.Context, kind store.SealedKind) ([][store.SealedHead]byte, error) {
+	table, err := sealedTableOf(kind)
+	if err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf("SELECT %[1]s FROM %[2]s WHERE %[1]s > $1 ORDER BY %[1]s LIMIT 1", head, table.name)
+	var heads [][store.SealedHead]byte
+	err = s.look(ctx, func(ctx context.Context, q pgx.Tx) error {
+		heads = nil
+		for last := []byte{}; ; {
+			found, err := one(ctx, q, text, []any{last}, &last)
+			if err != nil || !found {
+				return err
 			}
-			counts[head] += rows
-			return nil
-		})
-		if err != nil {
-			return nil, err
+			heads = append(heads, sealedHead(last))
 		}
+	})
+	return heads, err
+}
+
+func sealedHead(begins []byte) (head [store.SealedHead]byte) {
+	copy(head[:], begins)
+	return head
+}
+
+// SealedCounts counts what is sealed.
+func (s *Store) SealedCounts(ctx context.Context, kind store.SealedKind) ([]store.SealedCount, error) {
+	table, err := sealedTableOf(kind)
+	if err != nil {
+		return nil, err
 	}
 	var out []store.SealedCount
-	for _, head := range order {
-		out = append(out, store.SealedCount{Head: head, Rows: counts[head]})
-	}
-	return out, nil
+	var begins []byte
+	var rows int64
+	text := fmt.Sprintf("SELECT %[1]s, count(*) FROM %[2]s WHERE sealed IS NOT NULL GROUP BY 1 ORDER BY 1", head, table.name)
+	err = s.ask(ctx, text, nil, []any{&begins, &rows}, func() error {
+		out = append(out, store.SealedCount{Head: sealedHead(begins), Rows: rows})
+		return nil
+	})
+	return out, err
 }
 
 // SealedRows lists what is sealed under a key.
@@ -67,7 +82,7 @@ func (s *Store) SealedRows(ctx context.Context, q store.SealedQuery) ([]store.Se
 		return nil, err
 	}
 	text := fmt.Sprintf(`SELECT tenant_id, %[2]s, %[3]s, %[4]s, sealed FROM %[1]s
-		WHERE substring(sealed FROM 1 FOR 5) = $1 AND (tenant_id, %[2]s, %[3]s) > ($2, $3, $4::bigint) ORDER BY %[5]s LIMIT $5`,
+		WHERE `+head+` = $1 AND (tenant_id, %[2]s, %[3]s) > ($2, $3, $4::bigint) ORDER BY %[5]s LIMIT $5`,
 		table.name, table.id, table.revision, table.label, table.order)
 	var out []store.SealedRow
 	r := store.SealedRow{Kind: q.Kind}

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -27,35 +28,45 @@ func sealedTableOf(kind store.SealedKind) (sealedTable, error) {
 	}
 }
 
-// SealedHeads counts what is sealed.
-func (s *Store) SealedHeads(ctx context.Context) ([]store.SealedCount, error) {
-	counts := map[[store.SealedHead]byte]int64{}
-	var order [][store.SealedHead]byte
-	for _, kind := range store.SealedKinds() {
-		table, err := sealedTableOf(kind)
-		if err != nil {
-			return nil, err
-		}
-		err = s.snapshot(ctx, func(c *conn) error {
-			text := fmt.Sprintf("SELECT substr(sealed, 1, 5) AS head, count(*) FROM %[1]s INDEXED BY %[1]s_sealed WHERE head IS NOT NULL GROUP BY head", table.name)
-			return c.scan(text, func(r row) {
-				var head [store.SealedHead]byte
-				copy(head[:], r.blob(0))
-				if counts[head] == 0 {
-					order = append(order, head)
-				}
-				counts[head] += r.int(1)
-			})
-		})
-		if err != nil {
-			return nil, err
-		}
+// SealedHeads goes from one to the next, down the index.
+func (s *Store) SealedHeads(ctx context.Context, kind store.SealedKind) ([][store.SealedHead]byte, error) {
+	table, err := sealedTableOf(kind)
+	if err != nil {
+		return nil, err
 	}
+	text := fmt.Sprintf("SELECT substr(sealed, 1, 5) AS head FROM %[1]s INDEXED BY %[1]s_sealed WHERE head > ? ORDER BY head LIMIT 1", table.name)
+	var heads [][store.SealedHead]byte
+	err = s.snapshot(ctx, func(c *conn) error {
+		for last := []byte{}; ; {
+			found, err := c.one(text, func(r row) { last = bytes.Clone(r.blob(0)) }, last)
+			if err != nil || !found {
+				return err
+			}
+			heads = append(heads, sealedHead(last))
+		}
+	})
+	return heads, err
+}
+
+func sealedHead(begins []byte) (head [store.SealedHead]byte) {
+	copy(head[:], begins)
+	return head
+}
+
+// SealedCounts counts what is sealed.
+func (s *Store) SealedCounts(ctx context.Context, kind store.SealedKind) ([]store.SealedCount, error) {
+	table, err := sealedTableOf(kind)
+	if err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf("SELECT substr(sealed, 1, 5) AS head, count(*) FROM %[1]s INDEXED BY %[1]s_sealed WHERE head IS NOT NULL GROUP BY head", table.name)
 	var out []store.SealedCount
-	for _, head := range order {
-		out = append(out, store.SealedCount{Head: head, Rows: counts[head]})
-	}
-	return out, nil
+	err = s.snapshot(ctx, func(c *conn) error {
+		return c.scan(text, func(r row) {
+			out = append(out, store.SealedCount{Head: sealedHead(r.blob(0)), Rows: r.int(1)})
+		})
+	})
+	return out, err
 }
 
 // SealedRows lists what is sealed under a key.

@@ -315,14 +315,21 @@ func sealedLists(_ *testing.T, f *fixture) {
 	f.equal("vault", f.sealed(store.SealedVault, 'a', 9), []store.SealedRow{
 		{SealedPosition: store.SealedPosition{Tenant: f.tenant, ID: secret.ID}, Kind: store.SealedVault, Name: "A", Sealed: secret.Sealed},
 	})
-	counts, err := f.store.SealedHeads(f.ctx)
-	f.must(err)
 	got := map[byte]int64{}
-	for _, c := range counts {
-		got[c.Head[1]] += c.Rows
+	for _, kind := range store.SealedKinds() {
+		counts, err := f.store.SealedCounts(f.ctx, kind)
+		f.must(err)
+		var counted [][store.SealedHead]byte
+		for _, c := range counts {
+			got[c.Head[1]] += c.Rows
+			counted = append(counted, c.Head)
+		}
+		heads, err := f.store.SealedHeads(f.ctx, kind)
+		f.must(err)
+		f.equal("heads of "+string(kind), heads, counted)
 	}
 	if got['a'] != int64(len(want)+revisions+1) || got['b'] != 4 {
-		f.Fatalf("counted %v", counts)
+		f.Fatalf("counted %v", got)
 	}
 }
 
