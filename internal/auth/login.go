@@ -5,14 +5,16 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/ratelimit"
 	"github.com/plinqx/hypha/internal/store"
 )
 
-// maxTried is how many users of one address a password is tried for, those of the
-// oldest tenants: any tenant may have a user of any address, and each costs a hash.
+// maxTried is how many users of one address a password is tried for: any tenant may
+// have a user of any address, and each costs a hash.
 const maxTried = 8
 
 // Credentials are what somebody signs in with.
@@ -34,15 +36,15 @@ type Login struct {
 // wrong password alike, hook.CodeRateLimited after too many of them,
 // hook.CodeUnavailable when too many sign in at once.
 //
-// An address that has a user in several tenants signs in to the oldest of them
-// whose password it is, unless a tenant is named.
+// An address that has a user in several tenants signs in to the first of them whose
+// password it is, in the order of [Auth.usersByEmail], unless a tenant is named.
 func (a *Auth) Login(ctx context.Context, c Credentials) (*Login, error) {
-	guess := guessKey{network: network(c.Address), email: normalEmail(c.Email)}
+	guess := guessKey{network: ratelimit.Network(c.Address), email: normalEmail(c.Email)}
 	// Who has no guess left costs nothing.
 	if err := a.limits.checkGuess(guess, a.o.Now()); err != nil {
 		return nil, err
 	}
-	users, err := a.usersByEmail(ctx, guess.email, c.Tenant)
+	users, err := a.usersByEmail(ctx, guess, c.Tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -61,17 +63,23 @@ func (a *Auth) Login(ctx context.Context, c Credentials) (*Login, error) {
 	return l, err
 }
 
-// LoginVerified signs in who has shown elsewhere to have an email address: the user
-// of the oldest tenant that has one, unless a tenant is named. Nobody is made:
-// hook.CodeUnauthorized if there is no such user.
+// LoginVerified signs in who has shown elsewhere to have an email address: its user
+// of the tenant that is named, or of the only one that has such a user. Nobody is
+// made: hook.CodeUnauthorized if there is no such user, hook.CodeConflict if several
+// tenants have one. To choose among those would be to let whoever has a tenant here
+// say where others end up.
 func (a *Auth) LoginVerified(ctx context.Context, email string, tenant id.Tenant) (*Login, error) {
 	nobody := &hook.Error{Code: hook.CodeUnauthorized, Message: "There is no user with your email; ask an administrator to make one"}
-	users, err := a.usersByEmail(ctx, normalEmail(email), tenant)
+	users, err := a.usersOf(ctx, normalEmail(email), tenant)
 	if err != nil {
 		return nil, err
 	}
-	if len(users) == 0 {
+	switch len(users) {
+	case 0:
 		return nil, nobody
+	case 1:
+	default:
+		return nil, errSeveralTenants(users)
 	}
 	l, err := a.startSession(ctx, &users[0])
 	if hook.CodeOf(err) == hook.CodeNotFound {
@@ -80,12 +88,23 @@ func (a *Auth) LoginVerified(ctx context.Context, email string, tenant id.Tenant
 	return l, err
 }
 
+// maxNamed is how many tenants an error names.
+const maxNamed = 20
+
+func errSeveralTenants(users []hook.User) error {
+	names := make([]string, min(len(users), maxNamed))
+	for i := range names {
+		names[i] = users[i].Tenant.String()
+	}
+	return hook.Conflict("Several tenants have a user with your email; say which one to sign in to, with tenantId at the beginning: %s", strings.Join(names, ", "))
+}
+
 func errWrongLogin() error {
 	return &hook.Error{Code: hook.CodeUnauthorized, Message: "Wrong email or password"}
 }
 
-// usersByEmail are the users of an address, of one tenant or of any (zero).
-func (a *Auth) usersByEmail(ctx context.Context, email string, tenant id.Tenant) ([]hook.User, error) {
+// usersOf are the users of an address, of one tenant or of any (zero).
+func (a *Auth) usersOf(ctx context.Context, email string, tenant id.Tenant) ([]hook.User, error) {
 	users, err := a.o.Store.UsersByEmail(ctx, email)
 	if err != nil && hook.CodeOf(err) != hook.CodeNotFound {
 		return nil, err
@@ -93,6 +112,30 @@ func (a *Auth) usersByEmail(ctx context.Context, email string, tenant id.Tenant)
 	if !tenant.IsZero() {
 		users = slices.DeleteFunc(users, func(u hook.User) bool { return u.Tenant != tenant })
 	}
+	return users, nil
+}
+
+// usersByEmail are the users of an address whom a password is tried for, in turn:
+// first those who have signed in from the guess's network before, of those and of
+// the others who signed in last, and then those of the oldest tenants. Any tenant
+// may make a user of any address, and so could push others out of the first
+// maxTried: but not those who are known here.
+func (a *Auth) usersByEmail(ctx context.Context, guess guessKey, tenant id.Tenant) ([]hook.User, error) {
+	users, err := a.usersOf(ctx, guess.email, tenant)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(users, func(x, y hook.User) int {
+		xs, ys := a.limits.isFamiliar(guess.network, x.ID), a.limits.isFamiliar(guess.network, y.ID)
+		switch {
+		case xs && !ys:
+			return -1
+		case ys && !xs:
+			return 1
+		default:
+			return y.LastLoginAt.Compare(x.LastLoginAt)
+		}
+	})
 	return users[:min(len(users), maxTried)], nil
 }
 
@@ -121,7 +164,7 @@ func (a *Auth) verify(ctx context.Context, guess guessKey, users []hook.User, pa
 			return nil, err
 		}
 		if ok && !dummy {
-			a.limits.succeeded(guess.network, users[i].ID, a.o.Now())
+			a.limits.succeeded(guess.network, users[i].ID)
 			return &users[i], nil
 		}
 	}
@@ -159,7 +202,7 @@ func (a *Auth) ChangePassword(ctx context.Context, p *Principal, c PasswordChang
 	if err != nil {
 		return refuseUnknown(err)
 	}
-	guess := guessKey{network: network(c.Address), email: now.Email}
+	guess := guessKey{network: ratelimit.Network(c.Address), email: now.Email}
 	user, err := a.verify(ctx, guess, []hook.User{*now}, c.Current)
 	if err != nil {
 		return err

@@ -335,10 +335,12 @@ func TestSignInToOneOfSeveralTenants(t *testing.T) {
 		email  string
 		want   id.Tenant // zero: refused
 	}{
-		{"the oldest", id.Tenant{}, "a@example.com", f.made.Tenant.ID},
+		{"nobody has signed in: the oldest", id.Tenant{}, "a@example.com", f.made.Tenant.ID},
 		{"the one that is named", other.ID, "a@example.com", other.ID},
+		{"whoever signed in last", id.Tenant{}, "a@example.com", other.ID},
 		{"one that has no such user", f.made.Tenant.ID, "b@example.com", id.Tenant{}},
 	} {
+		f.clock = f.clock.Add(time.Second)
 		l, err := f.Login(t.Context(), auth.Credentials{Email: tc.email, Password: password, Tenant: tc.tenant})
 		if tc.want.IsZero() {
 			if hook.CodeOf(err) != hook.CodeUnauthorized {
@@ -383,6 +385,80 @@ func TestFailedLoginsAreLimited(t *testing.T) {
 	f.clock = f.clock.Add(30 * time.Second)
 	if err := login(here, f.made.Email, f.made.Password); err != nil {
 		t.Errorf("half a minute later: %v", err)
+	}
+}
+
+// Any tenant may make users of any address. However many do, and however often they
+// sign in, whoever has signed in from where they are still can.
+func TestPlantedUsersLockNobodyOut(t *testing.T) {
+	f := newFixture(t)
+	home, elsewhere := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("203.0.113.1")
+	login := func(from netip.Addr, password string, tenant id.Tenant) (id.Tenant, hook.Code) {
+		f.clock = f.clock.Add(time.Minute) // whoever fails has a guess again
+		l, err := f.Login(t.Context(), auth.Credentials{Address: from, Email: "ada@example.com", Password: password, Tenant: tenant})
+		if err != nil {
+			return id.Tenant{}, hook.CodeOf(err)
+		}
+		return l.Session.Tenant, ""
+	}
+	planted := "a password of the planter"
+	var hostile []id.Tenant
+	for range 9 {
+		tenant, err := f.CreateTenant(t.Context(), "hostile")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.CreateUser(t.Context(), tenant.ID, auth.NewUser{Email: "ada@example.com", Password: &planted, Role: hook.RoleViewer}); err != nil {
+			t.Fatal(err)
+		}
+		hostile = append(hostile, tenant.ID)
+	}
+	hers, err := f.CreateTenant(t.Context(), "hers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.user(t, hers.ID, "ada@example.com", hook.RoleViewer)
+
+	if _, code := login(home, password, id.Tenant{}); code != hook.CodeUnauthorized {
+		t.Errorf("nine are tried before her: %q", code) // or this test shows nothing
+	}
+	if got, code := login(home, password, hers.ID); got != hers.ID {
+		t.Errorf("to the tenant that she names: %q", code)
+	}
+	for _, tenant := range hostile {
+		if got, code := login(elsewhere, planted, tenant); got != tenant {
+			t.Fatal(code)
+		}
+	}
+	if got, code := login(home, password, id.Tenant{}); got != hers.ID {
+		t.Errorf("from where she has signed in: %q", code)
+	}
+}
+
+// Who has proved an address elsewhere is asked for the tenant if several have a user
+// of it: none of them decides.
+func TestVerifiedInSeveralTenants(t *testing.T) {
+	f := newFixture(t)
+	other, err := f.CreateTenant(t.Context(), "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.user(t, f.made.Tenant.ID, "a@example.com", hook.RoleViewer)
+	if l, err := f.LoginVerified(t.Context(), "A@example.com", id.Tenant{}); err != nil || l.Session.Tenant != f.made.Tenant.ID {
+		t.Fatalf("the only one: %+v, %v", l, err)
+	}
+	f.user(t, other.ID, "a@example.com", hook.RoleAdministrator)
+	_, err = f.LoginVerified(t.Context(), "a@example.com", id.Tenant{})
+	if hook.CodeOf(err) != hook.CodeConflict || !strings.Contains(err.Error(), other.ID.String()) || !strings.Contains(err.Error(), f.made.Tenant.ID.String()) {
+		t.Errorf("of two: %v", err)
+	}
+	for _, tenant := range []id.Tenant{f.made.Tenant.ID, other.ID} {
+		if l, err := f.LoginVerified(t.Context(), "a@example.com", tenant); err != nil || l.Session.Tenant != tenant {
+			t.Errorf("the one that is named: %+v, %v", l, err)
+		}
+	}
+	if _, err := f.LoginVerified(t.Context(), "b@example.com", other.ID); hook.CodeOf(err) != hook.CodeUnauthorized {
+		t.Errorf("nobody: %v", err)
 	}
 }
 

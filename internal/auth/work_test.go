@@ -9,6 +9,7 @@ import (
 
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/ratelimit"
 )
 
 // TestVerifyCostsTheSame: nobody, and somebody without a password, cost one hash,
@@ -50,11 +51,11 @@ func TestLimitsAreBounded(t *testing.T) {
 	for i := range maxLimits + 100 {
 		addr = addr.Next()
 		now = now.Add(time.Millisecond)
-		n := network(addr)
+		n := ratelimit.Network(addr)
 		l.failed(guessKey{network: n, email: addr.String()}, now)
-		l.succeeded(n, id.User{byte(i), byte(i >> 8), byte(i >> 16)}, now)
+		l.succeeded(n, id.User{byte(i), byte(i >> 8), byte(i >> 16)})
 	}
-	for what, n := range map[string]int{"guesses": len(l.guesses.of), "networks": len(l.networks.of), "emails": len(l.emails.of), "familiar": len(l.familiar)} {
+	for what, n := range map[string]int{"guesses": l.guesses.Len(), "networks": l.networks.Len(), "emails": l.emails.Len(), "familiar": l.familiar.Len()} {
 		if n > maxLimits {
 			t.Errorf("%d %s are remembered", n, what)
 		}
