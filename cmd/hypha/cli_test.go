@@ -72,12 +72,14 @@ func TestHelp(t *testing.T) {
 func TestWrongSettingsAreReportedTogether(t *testing.T) {
 	_, err := runCLI(t, map[string]string{"HYPHA_SLOTS": "0"}, "serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0",
 		"--allow-egress", "localhost", "--deny-egress", "10.0.0.0/99", "--egress-ports", "0", "--header-prefix", "a b", "--max-event-bytes", "1", "--max-age", "1s", "--history-age", "1m",
-		"--public-url", "hooks.example.com", "--session-idle", "1m", "--session-lifetime", "1s", "--oidc-issuer", "http://accounts.example.com", "--oidc-redirect-url", "https://hooks.example.com/")
+		"--public-url", "hooks.example.com", "--session-idle", "1m", "--session-lifetime", "1s", "--oidc-issuer", "http://accounts.example.com", "--oidc-redirect-url", "https://hooks.example.com/",
+		"--trusted-proxies", "10.0.0.1", "--request-rate=-1", "--event-rate", "NaN", "--change-rate", "+Inf", "--stranger-rate", "1e9")
 	if err == nil {
 		t.Fatal("it started")
 	}
 	for _, want := range []string{"--allow-egress", "--deny-egress", "--egress-ports", "--header-prefix", "--max-event-bytes", "--max-age", "--history-age", "--slots",
-		"--public-url", "--session-idle", "--session-lifetime", "--oidc-issuer", "--oidc-client-id", "--oidc-redirect-url"} {
+		"--public-url", "--session-idle", "--session-lifetime", "--oidc-issuer", "--oidc-client-id", "--oidc-redirect-url",
+		"--trusted-proxies", "--request-rate", "--event-rate", "--change-rate", "--stranger-rate"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not named in: %v", want, err)
 		}
@@ -104,6 +106,7 @@ func TestWrongSettingsSayWhatToDo(t *testing.T) {
 		"two keys of one": {[]string{"serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--secret-key", strings.Repeat("ab", 32), "--secret-key-file", misspelt}, "give one of them"},
 		"readable keys":   {[]string{"serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--secret-key-file", readable}, "chmod 600"},
 		"no key":          {[]string{"serve", "--database-url", "postgres://u:hush@127.0.0.1:1/d", "--listen", "127.0.0.1:0"}, "openssl rand -hex 32"},
+		"proxies":         {[]string{"serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--trusted-proxies", "::/0"}, "could then pretend to be anybody"},
 		"bad log level":   {[]string{"serve", "--log-level", "loud"}, "log-level"},
 		"misspelt line":   {[]string{"serve", "--config", misspelt}, `there is no setting "slot"`},
 		"no such file":    {[]string{"serve", "--config", "/no/such/file"}, "no such file"},

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plinqx/hypha/internal/api"
 	"github.com/plinqx/hypha/internal/commit"
 	"github.com/plinqx/hypha/internal/lane"
 )
@@ -161,7 +162,12 @@ func checkLabels(t *testing.T, series map[string]float64) {
 	for _, s := range lane.States() {
 		states = append(states, string(s))
 	}
+	var limits []string
+	for _, l := range api.Limits() {
+		limits = append(limits, string(l))
+	}
 	allowed := map[string][]string{
+		"limit": limits,
 		"state": states, "reason": refusals(), "success": {"true", "false"}, "written": {"true", "false"},
 		"le": nil, "quantile": nil, "version": nil, // numbers, and that of Go
 		"route": nil, "status": nil, "result": nil,

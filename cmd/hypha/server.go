@@ -188,6 +188,9 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	})
 	v.retention = retention.New(pruning)
 	metrics.Reasons(refusals()...)
+	for _, by := range api.Limits() {
+		metrics.Limits(string(by))
+	}
 	metrics.Watch(v.state)
 	v.http = &http.Server{
 		Handler: api.New(api.Options{
@@ -204,6 +207,7 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 					metrics.Refused(refusedMemory, 1)
 				}
 			},
+			RateLimits: s.rateLimits(), RateLimited: func(by api.Limit) { metrics.Limited(string(by)) }, TrustedProxies: c.proxies,
 			CrossOrigin: c.crossOrigin, Provider: provider,
 			Ready: v.ready, Metrics: metrics.Handler(), Logger: logger,
 			Observe: func(x api.Exchange) { metrics.Requested(x.Route, x.Status, x.Duration) },

@@ -4,15 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
 	"time"
 
+	"github.com/plinqx/hypha/internal/api"
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/dispatch"
 	"github.com/plinqx/hypha/internal/egress"
+	"github.com/plinqx/hypha/internal/ratelimit"
 	"github.com/plinqx/hypha/internal/retry"
 	"github.com/plinqx/hypha/internal/seal"
 	"github.com/plinqx/hypha/signature"
@@ -47,6 +50,12 @@ type settings struct {
 	HeaderPrefix  string         `help:"Prefix of the product's own headers." default:"X-Plinqx" placeholder:"NAME"`
 	RetrySchedule retry.Schedule `help:"Delays after each failed try; a delivery gets one try more." default:"5s,5m,30m,2h,5h,10h,10h" placeholder:"DURATIONS"`
 	MaxAge        time.Duration  `help:"How long a delivery may stay unfinished before it is given up." default:"168h" placeholder:"DURATION"`
+
+	TrustedProxies []string `help:"Networks of proxies in front of this server, such as 10.0.0.0/8: whom they name in X-Forwarded-For is believed to be the client." placeholder:"CIDR"`
+	RequestRate    float64  `help:"Most requests a second of one API key or user, besides publishing; ten times as many at once. Operators are not held by this and the next two. 0 is no limit, here as there." default:"500" placeholder:"N"`
+	EventRate      float64  `help:"Most events a second that one API key or user publishes; ten times as many at once." default:"0" placeholder:"N"`
+	ChangeRate     float64  `help:"Most changes a second in one tenant, each of which is an entry in the audit log; 500 times as many at once." default:"20" placeholder:"N"`
+	StrangerRate   float64  `help:"Most requests a second without a valid credential from one network (an IPv4 address, a /64 of IPv6); ten times as many at once." default:"100" placeholder:"N"`
 
 	MaxEventBytes int64 `help:"Largest event that may be published, in bytes." default:"1048576" placeholder:"BYTES"`
 	MaxBatchBytes int64 `help:"Largest batch of events that may be published, in bytes." default:"16777216" placeholder:"BYTES"`
@@ -119,9 +128,25 @@ func trust(p *http.CrossOriginProtection, address string) error {
 	return p.AddTrustedOrigin(u.Scheme + "://" + u.Host)
 }
 
+// maxRate is the largest rate that may be set, a second: more than any server does.
+const maxRate = 1_000_000
+
+// rateLimits are what the API holds everybody to.
+func (s *settings) rateLimits() api.RateLimits {
+	of := func(perSecond float64, burst int) ratelimit.Rate {
+		return ratelimit.Rate{PerSecond: perSecond, AtOnce: int(math.Ceil(perSecond * float64(burst)))}
+	}
+	return api.RateLimits{
+		Requests: of(s.RequestRate, 10), Events: of(s.EventRate, 10), Strangers: of(s.StrangerRate, 10),
+		// Somebody who sets up a tenant makes many changes, and then few.
+		Changes: of(s.ChangeRate, 500),
+	}
+}
+
 // checked are the settings that need reading, read.
 type checked struct {
 	allow, deny []netip.Prefix
+	proxies     []netip.Prefix
 	ports       egress.Ports
 	prefix      signature.Prefix
 	secretKeys  [][]byte // nil if they are to be in the data folder
@@ -149,6 +174,21 @@ func (s *settings) check() (c checked, err error) {
 	}
 	c.allow = parse("allow-egress", s.AllowEgress)
 	c.deny = parse("deny-egress", s.DenyEgress)
+	c.proxies = parse("trusted-proxies", s.TrustedProxies)
+	for _, p := range c.proxies {
+		if p.Bits() == 0 {
+			note("trusted-proxies", fmt.Errorf("%s is everybody: whoever asks could then pretend to be anybody; give the networks that your proxies ask from", p))
+		}
+	}
+	rate := func(setting string, perSecond float64) {
+		if !(perSecond >= 0 && perSecond <= maxRate) { // also what is no number
+			note(setting, fmt.Errorf("must be from 0, which is no limit, to %d a second, and is %v", maxRate, perSecond))
+		}
+	}
+	rate("request-rate", s.RequestRate)
+	rate("event-rate", s.EventRate)
+	rate("change-rate", s.ChangeRate)
+	rate("stranger-rate", s.StrangerRate)
 	c.ports, err = egress.ParsePorts(s.EgressPorts)
 	note("egress-ports", err)
 	c.prefix, err = signature.ParsePrefix(s.HeaderPrefix)

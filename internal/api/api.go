@@ -20,6 +20,7 @@ import (
 	_ "embed"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -108,6 +109,13 @@ type Options struct {
 	NoRoom func(ofTenant bool)
 	// Ready says why no traffic may come, or nil. Default: it always may.
 	Ready func(context.Context) error
+	// RateLimits are how much each party may ask for; default: whatever it likes.
+	// RateLimited is told of each request that was refused; default: nobody is.
+	RateLimits  RateLimits
+	RateLimited func(Limit)
+	// TrustedProxies are the networks of proxies that say in X-Forwarded-For whom
+	// they ask for. Default: none is believed.
+	TrustedProxies []netip.Prefix
 	// CrossOrigin refuses what pages of other sites send, but for those that it
 	// trusts. Default: it trusts none.
 	CrossOrigin *http.CrossOriginProtection
@@ -153,6 +161,7 @@ type api struct {
 	bodies    *bodies
 	readers   sync.Pool // of *reader
 	publicly  *publicly
+	limits    *limits
 }
 
 // New makes the handler. It is also a chi.Routes.
@@ -178,10 +187,13 @@ func New(o Options) http.Handler {
 	if o.CrossOrigin == nil {
 		o.CrossOrigin = http.NewCrossOriginProtection()
 	}
+	if o.RateLimited == nil {
+		o.RateLimited = func(Limit) {}
+	}
 	if o.NoRoom == nil {
 		o.NoRoom = func(bool) {}
 	}
-	a := &api{o: o, constants: newConstants(), bodies: newBodies(o.MaxBodies), publicly: newPublicly()}
+	a := &api{o: o, constants: newConstants(), bodies: newBodies(o.MaxBodies), publicly: newPublicly(), limits: newLimits(&o)}
 	a.readers.New = func() any { return newReader() }
 	return a.router()
 }
@@ -205,6 +217,13 @@ type endpoint struct {
 	serve func(*call) (reply, error)
 }
 
+// publishes reports whether the endpoint takes events in.
+func (e *endpoint) publishes() bool { return e.scope == hook.ScopeEventsWrite }
+
+// probed reports whether the endpoint is for those who look after the server. They
+// must get their answer whatever else goes on, and it costs next to nothing.
+func (e *endpoint) probed() bool { return e.pattern == healthzPath || e.pattern == readyzPath }
+
 // access is who may come to an endpoint.
 type access uint8
 
@@ -213,6 +232,12 @@ const (
 	operators               // an operator, for no tenant in particular
 	either                  // both: an operator may act for a tenant, or for none
 	everybody               // no credential is asked for
+)
+
+// Where the server says that it is well.
+const (
+	healthzPath = "/healthz"
+	readyzPath  = "/readyz"
 )
 
 // testPath waits for an attempt, so it may take longer than the others.
@@ -252,8 +277,8 @@ func (a *api) endpoints() []endpoint {
 		params, plain = true, false
 	)
 	return []endpoint{
-		{get, "/healthz", everybody, unprotected, plain, a.healthz},
-		{get, "/readyz", everybody, unprotected, plain, a.readyz},
+		{get, healthzPath, everybody, unprotected, plain, a.healthz},
+		{get, readyzPath, everybody, unprotected, plain, a.readyz},
 		{get, "/services/openapi.yaml", everybody, unprotected, plain, a.document},
 		{get, keysPath, everybody, unprotected, params, a.publicKeys},
 

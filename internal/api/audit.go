@@ -24,9 +24,7 @@ type AuditLog interface {
 
 // audited reports whether an endpoint changes what the audit log is told of. It is
 // not told of events: there are too many, and they are on record themselves.
-func (e *endpoint) audited() bool {
-	return e.method != http.MethodGet && e.scope != hook.ScopeEventsWrite
-}
+func (e *endpoint) audited() bool { return e.method != http.MethodGet && !e.publishes() }
 
 // attribute says in the call's context who asks, and from where.
 func (c *call) attribute() {
@@ -35,8 +33,8 @@ func (c *call) attribute() {
 		actor = c.principal.Actor()
 	}
 	origin := hook.AuditOrigin{UserAgent: printable(c.UserAgent(), hook.MaxUserAgent)}
-	if addr := c.address(); addr.IsValid() {
-		origin.Address = addr.Unmap().String()
+	if c.client.IsValid() {
+		origin.Address = c.client.String()
 	}
 	if ids := c.w.Header()[headerRequestID]; len(ids) > 0 {
 		origin.RequestID = ids[0]

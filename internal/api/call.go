@@ -22,6 +22,7 @@ import (
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
+	"github.com/plinqx/hypha/internal/ratelimit"
 )
 
 // The headers that are ours.
@@ -45,6 +46,8 @@ type call struct {
 	*http.Request
 	ctx context.Context //nolint:containedctx // a call is a request, and a copy of that costs more than all else in here
 	w   http.ResponseWriter
+	// client is where the request came from; not valid where that is no IP.
+	client netip.Addr
 	// principal is who asks; nil where everybody may. cookie says that a cookie told.
 	principal *auth.Principal
 	cookie    bool
@@ -70,14 +73,8 @@ func (c *call) holder() id.Tenant {
 
 func (c *call) param(name string) string { return chi.URLParam(c.Request, name) }
 
-// address is where the request came from; not valid where that is no IP.
-func (c *call) address() netip.Addr {
-	ap, err := netip.ParseAddrPort(c.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr()
-}
+// network is whose share of what strangers may ask for the call takes.
+func (c *call) network() netip.Prefix { return ratelimit.Network(c.client) }
 
 // reply is a successful answer: a value to be shown as JSON, or a text that is
 // there already.
@@ -195,6 +192,9 @@ func (a *api) finished(e *exchange, r *http.Request, requestID string, took time
 		slog.String("route", route), slog.Int("status", e.status), slog.Int64("bytes", e.bytes),
 		slog.Duration("took", took), slog.String("from", r.RemoteAddr),
 	}
+	if len(a.o.TrustedProxies) > 0 {
+		attrs = append(attrs, slog.String("client", clientAddress(r, a.o.TrustedProxies).String()))
+	}
 	if !e.tenant.IsZero() {
 		attrs = append(attrs, slog.String("tenant", e.tenant.String()))
 	}
@@ -233,9 +233,9 @@ func (a *api) handler(e endpoint) http.Handler {
 		if x, ok := w.(*exchange); ok {
 			x.route = e.pattern
 		}
-		c := &call{Request: r, ctx: ctx, w: w}
+		c := &call{Request: r, ctx: ctx, w: w, client: clientAddress(r, a.o.TrustedProxies)}
 		defer a.release(c)
-		rep, err := a.enter(c, e)
+		rep, err := a.enter(c, &e)
 		if err != nil {
 			a.fail(w, err)
 			return
@@ -267,12 +267,20 @@ func (a *api) stream(w http.ResponseWriter, r *http.Request, rep reply) {
 }
 
 // enter lets the caller in, or not, and does what is asked.
-func (a *api) enter(c *call, e endpoint) (reply, error) {
+func (a *api) enter(c *call, e *endpoint) (reply, error) {
 	if err := a.o.CrossOrigin.Check(c.Request); err != nil {
 		return reply{}, &hook.Error{Code: hook.CodeForbidden, Message: "This request comes from a page of another site", Cause: err}
 	}
+	if e.access == everybody && !e.probed() {
+		if err := a.limits.stranger(c.network()); err != nil {
+			return reply{}, err
+		}
+	}
 	if e.access != everybody {
 		if err := a.authenticate(c, e.access); err != nil {
+			return reply{}, err
+		}
+		if err := a.limits.known(c.principal, e); err != nil {
 			return reply{}, err
 		}
 		if e.scope != "" && !c.principal.Can(e.scope) {
@@ -286,6 +294,11 @@ func (a *api) enter(c *call, e endpoint) (reply, error) {
 		return reply{}, auth.ErrForbidden()
 	}
 	if e.audited() {
+		if e.access != everybody {
+			if err := a.limits.change(c.principal); err != nil {
+				return reply{}, err
+			}
+		}
 		c.attribute()
 	}
 	if !e.query && c.URL.RawQuery != "" && e.access != everybody {
@@ -319,13 +332,29 @@ func (a *api) authenticate(c *call, who access) error {
 // identify answers whose the request's credential is: the bearer token, or else the
 // cookie.
 func (a *api) identify(c *call) (*auth.Principal, error) {
-	if _, given := c.Header["Authorization"]; !given {
-		if token := sessionCookie(c.Request); token != "" {
-			c.cookie = true
-			return a.o.Auth.AuthenticateSession(c.Context(), token)
+	var token string
+	if _, given := c.Header["Authorization"]; given {
+		token = bearer(c.Header)
+	} else {
+		token = sessionCookie(c.Request)
+		c.cookie = token != ""
+	}
+	if a.o.Auth.Unknown(token) {
+		if err := a.limits.mayGuess(c.network()); err != nil {
+			return nil, err
 		}
 	}
-	return a.o.Auth.Authenticate(c.Context(), bearer(c.Header))
+	var p *auth.Principal
+	var err error
+	if c.cookie {
+		p, err = a.o.Auth.AuthenticateSession(c.Context(), token)
+	} else {
+		p, err = a.o.Auth.Authenticate(c.Context(), token)
+	}
+	if err != nil && hook.CodeOf(err) == hook.CodeUnauthorized {
+		a.limits.guessed(c.network())
+	}
+	return p, err
 }
 
 // bearer is the token of a request (RFC 6750, 2.1), "" without one. Tokens in

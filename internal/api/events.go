@@ -145,6 +145,7 @@ func (a *api) publishBatch(c *call) (reply, error) {
 	if request.Events, err = a.readBatch(c.reader, &p); err != nil {
 		return reply{}, err
 	}
+	a.limits.batch(c.principal, len(request.Events))
 	if err := p.err(); err != nil {
 		return reply{}, err
 	}

@@ -6,8 +6,6 @@ import (
 	"sort"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/plinqx/hypha/internal/catalog"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
@@ -19,10 +17,10 @@ import (
 const keysPath = "/.well-known/hypha/keys.json"
 
 // publicly answers those who ask without a credential. A tenant whose
-// configuration is in memory costs the store nothing; the rest is bounded, so that
-// a flood of ids that nothing has is no load, and is kept nowhere.
+// configuration is in memory costs the store nothing; the rest is bounded for each
+// network, so that a flood of ids that nothing has is no load, is kept nowhere, and
+// keeps no others from their keys.
 type publicly struct {
-	reads *rate.Limiter
 	// turn is held by whoever reads which tenants there are, and guards what
 	// follows.
 	turn   chan struct{}
@@ -31,25 +29,10 @@ type publicly struct {
 	number int       // how many there are: 0, 1, or 2 for more
 }
 
-const (
-	// publicReads is how many tenants a second are read for those without a
-	// credential, at most.
-	publicReads = 20
-	// onlyFor is how long it is believed that there is one tenant.
-	onlyFor = time.Second
-)
+// onlyFor is how long it is believed that there is one tenant.
+const onlyFor = time.Second
 
-func newPublicly() *publicly {
-	return &publicly{reads: rate.NewLimiter(publicReads, publicReads), turn: make(chan struct{}, 1)}
-}
-
-// admit says whether the store may be read now.
-func (p *publicly) admit(now time.Time) error {
-	if !p.reads.AllowN(now, 1) {
-		return &hook.Error{Code: hook.CodeRateLimited, Message: "Too many tenants are asked for; try again in a moment", RetryAfter: time.Second}
-	}
-	return nil
-}
+func newPublicly() *publicly { return &publicly{turn: make(chan struct{}, 1)} }
 
 // oneTenant answers the tenant of a server that has no other.
 func (a *api) oneTenant(ctx context.Context) (id.Tenant, error) {
@@ -81,7 +64,8 @@ func (a *api) oneTenant(ctx context.Context) (id.Tenant, error) {
 }
 
 // publicTenant answers the configuration of the tenant that is asked for.
-func (a *api) publicTenant(ctx context.Context, name string) (*catalog.Snapshot, error) {
+func (a *api) publicTenant(c *call, name string) (*catalog.Snapshot, error) {
+	ctx := c.Context()
 	var tenant id.Tenant
 	var err error
 	if name == "" {
@@ -95,7 +79,7 @@ func (a *api) publicTenant(ctx context.Context, name string) (*catalog.Snapshot,
 	if snap, ok := a.o.Catalog.HeldTenant(tenant); ok {
 		return snap, nil
 	}
-	if err := a.publicly.admit(a.o.Now()); err != nil {
+	if err := a.limits.mayRead(c.network()); err != nil {
 		return nil, err
 	}
 	return a.o.Catalog.Tenant(ctx, tenant)
@@ -135,7 +119,7 @@ func (a *api) publicKeys(c *call) (reply, error) {
 	if err := q.err(); err != nil {
 		return reply{}, err
 	}
-	snap, err := a.publicTenant(c.Context(), tenant)
+	snap, err := a.publicTenant(c, tenant)
 	if err != nil {
 		return reply{}, err
 	}

@@ -80,9 +80,10 @@ func (a *api) login(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	given.Address = c.address()
+	given.Address = c.client
 	l, err := a.o.Auth.Login(c.Context(), given)
 	if err != nil {
+		a.countGuess(err)
 		return reply{}, err
 	}
 	v := loginView{Token: l.Token, ExpiresAt: instant(l.Session.ExpiresAt), User: viewUser(&l.Session.User)}
@@ -146,7 +147,7 @@ func (a *api) listSessions(c *call) (reply, error) {
 func (a *api) changePassword(c *call) (reply, error) {
 	change, err := decode(a, c, a.o.MaxBody, func(o *object) auth.PasswordChange {
 		o.require("currentPassword", "newPassword")
-		v := auth.PasswordChange{Address: c.address(), Current: o.password("currentPassword")}
+		v := auth.PasswordChange{Address: c.client, Current: o.password("currentPassword")}
 		if s := o.text("newPassword"); s != nil {
 			v.New = *s
 		}
@@ -155,7 +156,18 @@ func (a *api) changePassword(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{status: http.StatusNoContent}, a.o.Auth.ChangePassword(c.Context(), c.principal, change)
+	if err := a.o.Auth.ChangePassword(c.Context(), c.principal, change); err != nil {
+		a.countGuess(err)
+		return reply{}, err
+	}
+	return reply{status: http.StatusNoContent}, nil
+}
+
+// countGuess tells the metrics of a password that was not even tried.
+func (a *api) countGuess(err error) {
+	if hook.CodeOf(err) == hook.CodeRateLimited {
+		a.o.RateLimited(LimitSignIns)
+	}
 }
 
 func (a *api) me(c *call) (reply, error) {

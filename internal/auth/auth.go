@@ -193,6 +193,22 @@ func (a *Auth) Authenticate(ctx context.Context, token string) (*Principal, erro
 	return a.key(ctx, hash)
 }
 
+// Unknown reports whether nothing is known of a token here, so that the store would
+// have to be asked, or so that it can be none.
+func (a *Auth) Unknown(token string) bool {
+	if !plausible(token) {
+		return true
+	}
+	hash := hashToken(token)
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if isSessionToken(token) {
+		_, ok := a.sessions[hash]
+		return !ok
+	}
+	return a.keys[hash] == nil
+}
+
 // AuthenticateSession is Authenticate where a token may be a session's alone: in a
 // cookie, which browsers send by themselves.
 func (a *Auth) AuthenticateSession(ctx context.Context, token string) (*Principal, error) {

@@ -57,6 +57,7 @@ type Metrics struct {
 	commitOutcomes prometheus.Counter
 	commitSize     prometheus.Histogram
 	refused        *prometheus.CounterVec
+	limited        *prometheus.CounterVec
 	breakersOpened prometheus.Counter
 	breakersClosed prometheus.Counter
 
@@ -111,13 +112,15 @@ func NewMetrics() *Metrics {
 			Buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000}}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hypha_publish_refused_total", Help: "Publish requests refused with 429 or 503, by why."}, []string{"reason"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hypha_rate_limited_total", Help: "Requests to the API refused with 429 because somebody asked too often, by which limit."}, []string{"limit"}),
 		breakersOpened: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hypha_breaker_opened_total", Help: "How often a webhook's breaker opened."}),
 		breakersClosed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hypha_breaker_closed_total", Help: "How often a webhook's breaker closed again."}),
 	}
 	m.registry.MustRegister(m.requests, m.requestTime, m.attempts, m.attemptTime, m.deliveries, m.commits, m.commitTime,
-		m.commitAccepts, m.commitOutcomes, m.commitSize, m.refused, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.commitAccepts, m.commitOutcomes, m.commitSize, m.refused, m.limited, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.succeeded = m.attempts.WithLabelValues("success")
 	m.succeededTime, m.failureTime = m.attemptTime.WithLabelValues("true"), m.attemptTime.WithLabelValues("false")
 	m.delivered = m.deliveries.WithLabelValues(hook.StatusSuccess.String())
@@ -126,9 +129,13 @@ func NewMetrics() *Metrics {
 	return m
 }
 
+// maxScrapes is how many may have the metrics collected at a time. They need no
+// credential, and to collect them is work.
+const maxScrapes = 4
+
 // Handler serves the metrics in Prometheus' text form.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes})
 }
 
 // Reasons makes known why publish requests may be refused, so that each reason
@@ -141,6 +148,17 @@ func (m *Metrics) Reasons(why ...string) {
 
 // Refused counts publish requests that were refused, for one of the Reasons.
 func (m *Metrics) Refused(why string, n int) { m.refused.WithLabelValues(why).Add(float64(n)) }
+
+// Limits makes known by which limits requests may be refused, so that each is shown
+// from the start.
+func (m *Metrics) Limits(by ...string) {
+	for _, limit := range by {
+		m.limited.WithLabelValues(limit)
+	}
+}
+
+// Limited counts a request that one of the Limits refused.
+func (m *Metrics) Limited(by string) { m.limited.WithLabelValues(by).Inc() }
 
 // Requested counts a request to the API. Route is the pattern, not the path.
 func (m *Metrics) Requested(route string, status int, took time.Duration) {
