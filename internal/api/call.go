@@ -188,7 +188,7 @@ func (a *api) finished(e *exchange, r *http.Request, requestID string, took time
 	}
 	// The query is left out: people put tokens there.
 	attrs := []slog.Attr{
-		slog.String("request_id", requestID), slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath()),
+		slog.String("request_id", requestID), slog.String("method", r.Method), slog.String("path", loggedPath(r)),
 		slog.String("route", route), slog.Int("status", e.status), slog.Int64("bytes", e.bytes),
 		slog.Duration("took", took), slog.String("from", r.RemoteAddr),
 	}
@@ -202,6 +202,22 @@ func (a *api) finished(e *exchange, r *http.Request, requestID string, took time
 		attrs = append(attrs, slog.String("err", e.err.Error()))
 	}
 	a.o.Logger.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// loggedPath is a request's path, without what begins like a secret of ours: people
+// put keys where their ids belong.
+func loggedPath(r *http.Request) string {
+	path := r.URL.EscapedPath()
+	if !strings.Contains(path, "_") {
+		return path
+	}
+	segments := strings.Split(path, "/")
+	for i, s := range segments {
+		if auth.IsToken(s) || strings.HasPrefix(s, "whsec_") || strings.HasPrefix(s, "whsk_") {
+			segments[i] = "****"
+		}
+	}
+	return strings.Join(segments, "/")
 }
 
 // refusal reports whether an error says that there is too much to do, and not

@@ -31,6 +31,10 @@ func newToken(prefix string) (string, error) {
 
 func hashToken(token string) [32]byte { return sha256.Sum256([]byte(token)) }
 
+// IsToken reports whether a text begins as the keys and sessions do that the server
+// makes. A key that somebody chose may begin otherwise.
+func IsToken(text string) bool { return strings.HasPrefix(text, keyPrefix) || isSessionToken(text) }
+
 func isSessionToken(token string) bool { return strings.HasPrefix(token, sessionPrefix) }
 
 // plausible reports whether a text may be a token at all: what is not costs no
