@@ -71,13 +71,13 @@ func TestHelp(t *testing.T) {
 
 func TestWrongSettingsAreReportedTogether(t *testing.T) {
 	_, err := runCLI(t, map[string]string{"HYPHA_SLOTS": "0"}, "serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0",
-		"--allow-egress", "localhost", "--deny-egress", "10.0.0.0/99", "--egress-ports", "0", "--header-prefix", "a b", "--max-event-bytes", "1", "--max-age", "1s", "--history-age", "1m",
+		"--allow-egress", "localhost", "--deny-egress", "10.0.0.0/99", "--egress-ports", "0", "--egress-proxy", "proxy:3128", "--header-prefix", "a b", "--max-event-bytes", "1", "--max-age", "1s", "--history-age", "1m",
 		"--public-url", "hooks.example.com", "--session-idle", "1m", "--session-lifetime", "1s", "--oidc-issuer", "http://accounts.example.com", "--oidc-redirect-url", "https://hooks.example.com/",
 		"--trusted-proxies", "10.0.0.1", "--request-rate=-1", "--event-rate", "NaN", "--change-rate", "+Inf", "--stranger-rate", "1e9")
 	if err == nil {
 		t.Fatal("it started")
 	}
-	for _, want := range []string{"--allow-egress", "--deny-egress", "--egress-ports", "--header-prefix", "--max-event-bytes", "--max-age", "--history-age", "--slots",
+	for _, want := range []string{"--allow-egress", "--deny-egress", "--egress-ports", "--egress-proxy", "--header-prefix", "--max-event-bytes", "--max-age", "--history-age", "--slots",
 		"--public-url", "--session-idle", "--session-lifetime", "--oidc-issuer", "--oidc-client-id", "--oidc-redirect-url",
 		"--trusted-proxies", "--request-rate", "--event-rate", "--change-rate", "--stranger-rate"} {
 		if !strings.Contains(err.Error(), want) {
@@ -129,6 +129,20 @@ func TestDatabasePasswordIsNotShown(t *testing.T) {
 	s := settings{DatabaseURL: "postgres://hypha:hush@db.test:5433/orders"}
 	if got := s.where(); got != "postgresql://db.test:5433/orders" {
 		t.Errorf("it is said to be at %s", got)
+	}
+}
+
+// Nor is what is wrong with a proxy's, and one that is right is logged without it.
+func TestProxyPasswordIsNotShown(t *testing.T) {
+	for _, url := range []string{"http://hypha:hush@proxy:port", "http://hypha:hush@proxy/path", "hypha:hush@proxy:3128", "http://hypha:hu%sh@proxy", "ftp://hypha:hush@proxy", "socks5://:hush@proxy"} {
+		_, err := runCLI(t, map[string]string{"HYPHA_EGRESS_PROXY": url}, "serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0")
+		if err == nil || !strings.Contains(err.Error(), "--egress-proxy") || strings.Contains(err.Error(), "hush") || strings.Contains(err.Error(), "hu%sh") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	p := startProgram(t, []string{"HYPHA_EGRESS_PROXY=http://hypha:hush@127.0.0.1:1"}, "serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0")
+	if log := p.stderr.String(); !strings.Contains(log, "proxy=http://127.0.0.1:1") || strings.Contains(log, "hush") {
+		t.Errorf("the log has to name the proxy, without its password:\n%s", log)
 	}
 }
 

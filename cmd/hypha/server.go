@@ -128,9 +128,12 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	}
 	logger.Info("secret keys", "seals", ring.Current(), "open", ring.IDs())
 	v.rekeyer = rekey.New(rekey.Options{Store: v.store, Ring: ring, KeyFile: s.keyFile(), Logger: logger})
-	policy, err := egress.New(egress.Options{Allow: c.allow, Deny: c.deny, Ports: c.ports, OwnListeners: ownListeners(v.listener)})
+	policy, err := egress.New(egress.Options{Allow: c.allow, Deny: c.deny, Ports: c.ports, Proxy: c.proxy, OwnListeners: ownListeners(v.listener)})
 	if err != nil {
 		return nil, err
+	}
+	if c.proxy != nil {
+		logger.Info("webhooks are reached through a proxy, which decides what names lead to", "proxy", c.proxy)
 	}
 	var provider *oidc.Provider
 	if s.OIDCIssuer != "" {
@@ -167,7 +170,7 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		Store: v.store, Catalog: configs, URLs: policy, HeaderPrefix: prefix.String(), MaxWebhooks: s.MaxWebhooks, Now: clock.Now,
 		Discard: func(tenant id.Tenant, job id.Replay) { v.replays.Resume(tenant, job) }, Shared: nodes != nil,
 	})
-	v.sender = send.New(send.Options{Dial: policy.DialContext})
+	v.sender = send.New(send.Options{Dial: policy.DialContext, Proxied: c.proxy != nil})
 	sending := dispatch.Options{
 		Store: v.store, Committer: v.committer, Catalog: configs, Sender: v.sender, Holder: webhooks,
 		Schedule: s.RetrySchedule, Prefix: prefix, UserAgent: userAgent, Now: clock.Now, Logger: logger,

@@ -46,6 +46,7 @@ type settings struct {
 	AllowEgress []string `help:"Networks that webhooks may reach although they are not public, such as 127.0.0.0/8 on a laptop." placeholder:"CIDR"`
 	DenyEgress  []string `help:"Networks that webhooks may never reach. Stronger than --allow-egress." placeholder:"CIDR"`
 	EgressPorts string   `help:"Ports that webhooks may reach." default:"80,443,1024-65535" placeholder:"PORTS"`
+	EgressProxy string   `help:"Proxy that webhooks are reached through, such as http://user:password@proxy.example.com:3128; https:// and socks5:// too. It decides what names lead to. With a password in it, give it as the variable HYPHA_EGRESS_PROXY." placeholder:"URL"`
 
 	HeaderPrefix  string         `help:"Prefix of the product's own headers." default:"X-Plinqx" placeholder:"NAME"`
 	RetrySchedule retry.Schedule `help:"Delays after each failed try; a delivery gets one try more." default:"5s,5m,30m,2h,5h,10h,10h" placeholder:"DURATIONS"`
@@ -148,6 +149,7 @@ type checked struct {
 	allow, deny []netip.Prefix
 	proxies     []netip.Prefix
 	ports       egress.Ports
+	proxy       *egress.Proxy // nil for none
 	prefix      signature.Prefix
 	secretKeys  [][]byte // nil if they are to be in the data folder
 	crossOrigin *http.CrossOriginProtection
@@ -191,6 +193,10 @@ func (s *settings) check() (c checked, err error) {
 	rate("stranger-rate", s.StrangerRate)
 	c.ports, err = egress.ParsePorts(s.EgressPorts)
 	note("egress-ports", err)
+	if s.EgressProxy != "" {
+		c.proxy, err = egress.ParseProxy(s.EgressProxy)
+		note("egress-proxy", err)
+	}
 	c.prefix, err = signature.ParsePrefix(s.HeaderPrefix)
 	note("header-prefix", err)
 	c.crossOrigin = http.NewCrossOriginProtection()

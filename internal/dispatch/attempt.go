@@ -258,9 +258,10 @@ func (d *Dispatcher) decide(l *laneState, it *lane.Item, w *hook.Webhook, a *hoo
 			return d.o.Holder.Disable(ctx, l.Tenant, l.Webhook, hook.DisabledGone)
 		})
 	}
+	d.report(l, it, a)
 	if d.o.Logger.Enabled(d.hard, slog.LevelDebug) { // its arguments cost, whether they are written or not
 		d.o.Logger.Debug("attempt", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "event", it.PublicEventID,
-			"type", it.EventType, "number", a.Number, "status", a.StatusCode, "duration", a.Duration, "failure", failureKind(a.Failure), "due", decision.Due)
+			"type", it.EventType, "number", a.Number, "status", a.StatusCode, "duration", a.Duration, "failure", failureKind(a.Failure), "cause", failureCause(a.Failure), "due", decision.Due)
 	}
 	return &store.Outcome{
 		Tenant: l.Tenant, Webhook: l.Webhook, Delivery: it.ID, Attempt: *a,
@@ -281,6 +282,36 @@ func (d *Dispatcher) expired(l *laneState, it *lane.Item, now time.Time) *store.
 		Tenant: l.Tenant, Webhook: l.Webhook, Delivery: it.ID, Attempt: hook.Attempt{}, Change: hook.Expired, At: now,
 		Failure: &hook.Failure{Kind: hook.FailureExpired, Message: "the delivery was not made in the time that it had"},
 	}
+}
+
+// reportEvery bounds the log of what an operator may have to mend. One fault
+// fails every attempt of thousands, and a tenant may ask for as many as it
+// likes; the metrics count them, and at the level debug the log has each.
+const reportEvery = 10 * time.Second
+
+// report tells the operator what customers are not told.
+func (d *Dispatcher) report(l *laneState, it *lane.Item, a *hook.Attempt) {
+	if a.Failure == nil || a.Failure.Cause == nil {
+		return
+	}
+	switch a.Failure.Kind {
+	case hook.FailureProxy:
+		d.proxyReports.Do(func() {
+			d.o.Logger.Warn("the egress proxy made no connection", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "cause", a.Failure.Cause)
+		})
+	case hook.FailureBlocked:
+		d.blockedReports.Do(func() {
+			d.o.Logger.Info("a webhook leads to an address that may not be called", "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID, "cause", a.Failure.Cause)
+		})
+	default:
+	}
+}
+
+func failureCause(f *hook.Failure) error {
+	if f == nil {
+		return nil
+	}
+	return f.Cause
 }
 
 func failureKind(f *hook.Failure) hook.FailureKind {

@@ -25,6 +25,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/plinqx/hypha/internal/catalog"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
@@ -142,6 +144,8 @@ type Dispatcher struct {
 	idle                        chan struct{} // closed when stopping and nothing is in flight
 	telling                     telling
 	discarded                   map[key]struct{} // what Discards was told last
+
+	proxyReports, blockedReports rate.Sometimes
 }
 
 type key struct {
@@ -207,6 +211,7 @@ func New(o Options) *Dispatcher {
 	d := &Dispatcher{
 		o: o, wake: make(chan struct{}, 1), quit: make(chan struct{}), idle: make(chan struct{}),
 		lanes: make(map[key]*laneState), watches: make(map[id.Delivery]*watch), testsOf: make(map[id.Tenant]int), fair: newFair(), memory: newBudget(o.Memory),
+		proxyReports: rate.Sometimes{Interval: reportEvery}, blockedReports: rate.Sometimes{Interval: reportEvery},
 		telling:        telling{wake: make(chan struct{}, 1)},
 		eventHeader:    http.CanonicalHeaderKey(o.Prefix.String() + "-Event"),
 		deliveryHeader: http.CanonicalHeaderKey(o.Prefix.String() + "-Delivery"),

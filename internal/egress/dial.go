@@ -3,6 +3,7 @@ package egress
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http/httptrace"
 	"net/netip"
@@ -28,6 +29,11 @@ type BlockedError struct {
 
 // Error returns the text of [ErrBlocked].
 func (e *BlockedError) Error() string { return ErrBlocked.Error() }
+
+// LogValue is all that the operator should know.
+func (e *BlockedError) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("host", e.Host), slog.Any("addresses", e.Addrs))
+}
 
 // Is reports whether target is [ErrBlocked].
 func (e *BlockedError) Is(target error) bool { return target == ErrBlocked }
@@ -58,9 +64,12 @@ func loopback() []netip.Addr {
 // the others are passed over. Each socket's address is judged once more by the
 // kernel's own view of it, immediately before the connection.
 //
+// Where there is a proxy, it is asked instead, and no name is resolved here.
+//
 // If nothing is permitted, the error is a [*BlockedError]. If the name cannot be
-// resolved, it is a [*net.DNSError] that does not name the server asked.
-// Otherwise it is the first address's.
+// resolved, it is a [*net.DNSError] that does not name the server asked. If the
+// proxy did not make the connection, it is a [*ProxyError]. Otherwise it is the
+// first address's.
 //
 // The hooks of [httptrace.ContextClientTrace] are called: DNSStart and DNSDone
 // around a lookup (DNSDone tells the permitted addresses only), ConnectStart and
@@ -89,6 +98,9 @@ func (p *Policy) DialContext(ctx context.Context, network, address string) (net.
 		return nil, blocked
 	}
 
+	if p.proxy != nil {
+		return p.proxy.dial(ctx, net.JoinHostPort(h.String(), rawPort))
+	}
 	var candidates []netip.AddrPort
 	switch {
 	case h.addr.IsValid():

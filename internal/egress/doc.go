@@ -20,6 +20,9 @@
 //   - Error texts are fit for the customer who registered the webhook. They tell
 //     what to change, and nothing about the network that this server stands in.
 //
+// Where the operator names a proxy ([Options.Proxy]), the first promise is the
+// proxy's to keep for what names lead to; it holds for addresses in URLs.
+//
 // What it must not know: webhooks, tenants, HTTP exchanges, retries, settings'
 // names. It imports nothing of this project.
 package egress

@@ -15,6 +15,14 @@ type host struct {
 	name string // lower-case ASCII, without the trailing dot
 }
 
+// String is the host as a proxy is told it.
+func (h host) String() string {
+	if h.addr.IsValid() {
+		return h.addr.String()
+	}
+	return h.name
+}
+
 // errNotPublic answers for every address and name that policy refuses. It is
 // one text for all of them, so that nobody can map a network by asking.
 var errNotPublic = errors.New("must name a public host: this server does not send to this one; use an address or name that is reachable on the public internet")

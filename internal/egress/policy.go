@@ -36,7 +36,14 @@ type Options struct {
 	// address of this machine.
 	OwnListeners []netip.AddrPort
 
-	// Resolver turns names into addresses; nil means [net.DefaultResolver].
+	// Proxy, if set, is asked for every connection. The rules of URLs hold as
+	// without it: ports, refused names, and addresses written as such. But what a
+	// name leads to is the proxy's to judge, and so is what "localhost" means
+	// where that is allowed. The proxy itself is dialled wherever it stands.
+	Proxy *Proxy
+
+	// Resolver turns names into addresses; nil means [net.DefaultResolver]. It is
+	// not asked where there is a proxy.
 	Resolver Resolver
 
 	// InterfaceAddrs lists this machine's addresses, which an unspecified one
@@ -62,6 +69,7 @@ type Policy struct {
 	deny           []netip.Prefix
 	ports          Ports
 	own            []netip.AddrPort
+	proxy          *Proxy // nil for none
 	resolver       Resolver
 	interfaceAddrs func() ([]net.Addr, error)
 	control        func(network, address string, c syscall.RawConn) error
@@ -105,6 +113,7 @@ func New(o Options) (*Policy, error) {
 	p := &Policy{
 		deny:           slices.Clone(o.Deny),
 		ports:          slices.Clone(o.Ports),
+		proxy:          o.Proxy,
 		resolver:       o.Resolver,
 		interfaceAddrs: o.InterfaceAddrs,
 		control:        o.Control,

@@ -191,6 +191,9 @@ const (
 type Failure struct {
 	Kind    FailureKind
 	Message string // for people; names no address inside the network
+	// Cause is for the operator's log alone: it is neither stored nor shown. It is
+	// nil where the message says all, and where it would quote what a receiver wrote.
+	Cause error
 }
 
 // FailureKind sorts failures. The set is closed: it labels metrics.
@@ -205,6 +208,7 @@ const (
 	FailureTLS      FailureKind = "tls"      // handshake or certificate
 	FailureProtocol FailureKind = "protocol" // the answer is not HTTP
 	FailureBlocked  FailureKind = "blocked"  // the address may not be called
+	FailureProxy    FailureKind = "proxy"    // the operator's proxy made no connection
 	FailureExpired  FailureKind = "expired"  // too old, tried or not
 	FailureCanceled FailureKind = "canceled" // by a person, or its webhook was deleted
 	FailureInternal FailureKind = "internal" // ours; the log has it

@@ -374,6 +374,12 @@ const (
 
 // Judge is what an attempt says. Only what points at the receiver's health is
 // held against it: an address that may not be called, or a 404, is not.
+//
+// What the operator's proxy could not do counts as what our own network or
+// resolver can't: it does not tell a receiver that is gone from a fault of ours.
+// Were it not counted, a receiver that hangs behind the proxy would keep its
+// slots, and an outage of the proxy would use up the tries of all that waits.
+// Held back, it waits, and a probe finds out when it may go on.
 func Judge(a *hook.Attempt) Verdict {
 	switch {
 	case a.Failure == nil:
@@ -381,7 +387,8 @@ func Judge(a *hook.Attempt) Verdict {
 	case a.StatusCode == 429 || a.StatusCode >= 500:
 		return Ailing
 	case a.Failure.Kind == hook.FailureTimeout, a.Failure.Kind == hook.FailureConnect,
-		a.Failure.Kind == hook.FailureDNS, a.Failure.Kind == hook.FailureTLS, a.Failure.Kind == hook.FailureProtocol:
+		a.Failure.Kind == hook.FailureDNS, a.Failure.Kind == hook.FailureTLS, a.Failure.Kind == hook.FailureProtocol,
+		a.Failure.Kind == hook.FailureProxy:
 		return Ailing
 	case a.Failure.Kind == hook.FailureBlocked, a.Failure.Kind == hook.FailureInternal:
 		return NoWord

@@ -308,6 +308,7 @@ func TestJudge(t *testing.T) {
 		{"no such name", kind(hook.FailureDNS), lane.Ailing},
 		{"certificate", kind(hook.FailureTLS), lane.Ailing},
 		{"not HTTP", kind(hook.FailureProtocol), lane.Ailing},
+		{"no connection from the proxy", kind(hook.FailureProxy), lane.Ailing},
 		{"an address that may not be called", kind(hook.FailureBlocked), lane.NoWord},
 		{"our own fault", kind(hook.FailureInternal), lane.NoWord},
 	} {

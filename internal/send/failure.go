@@ -24,10 +24,13 @@ func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration)
 		dns       *net.DNSError
 		network   net.Error
 		handshake *handshakeError
+		proxy     *egress.ProxyError
 	)
 	switch {
 	case errors.Is(err, errRequest):
 		return fail(hook.FailureInternal, "the request could not be made")
+	case ctx.Err() == nil && errors.As(err, &proxy):
+		return proxyFailure(proxy, timeout)
 	case errors.Is(err, errTimeout):
 		return timedOut(tr, timeout)
 	case ctx.Err() != nil:
@@ -36,7 +39,9 @@ func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration)
 		// The dial's limit is the attempt's, and may strike before its timer.
 		return timedOut(tr, timeout)
 	case errors.Is(err, egress.ErrBlocked):
-		return fail(hook.FailureBlocked, "the address may not be called")
+		blocked := fail(hook.FailureBlocked, "the address may not be called")
+		blocked.Cause = err
+		return blocked
 	case errors.As(err, &dns):
 		if dns.IsNotFound {
 			return fail(hook.FailureDNS, "the host name has no address")
@@ -68,12 +73,34 @@ func timedOut(tr *trace, timeout time.Duration) *hook.Failure {
 	case tr.got:
 	case tr.tls.Load() != 0:
 		doing = "no TLS handshake"
+	case tr.proxied && tr.connect.Load() != 0:
+		// The attempt's end was noticed before the dial's.
+		return proxyFailure(&egress.ProxyError{Reason: egress.ProxySilent}, timeout)
 	case tr.connect.Load() != 0:
 		doing = "no connection"
 	case tr.dns.Load() != 0:
 		doing = "no answer from the name servers"
 	}
 	return fail(hook.FailureTimeout, "%s within %s", doing, timeout)
+}
+
+// proxyFailure tells customers whether it is their receiver that should be looked
+// at, and nothing of where the proxy is.
+func proxyFailure(err *egress.ProxyError, timeout time.Duration) *hook.Failure {
+	f := fail(hook.FailureProxy, "the proxy that this server sends through does not work")
+	switch err.Reason {
+	case egress.ProxyForbids:
+		f.Message = "the proxy that this server sends through does not let this address be called"
+	case egress.ProxyUnreached:
+		f.Message = "the proxy that this server sends through could not reach the receiver"
+	case egress.ProxySilent:
+		f.Message = fmt.Sprintf("the proxy that this server sends through made no connection to the receiver; it had %s", timeout)
+	case egress.ProxyFailed:
+	}
+	if err.Err != nil {
+		f.Cause = err
+	}
+	return f
 }
 
 func connectMessage(err error) string {

@@ -111,7 +111,7 @@ func (t *transports) close() {
 // chooses HTTP/1.1 is left to us.
 func (s *Sender) newTransport() *http.Transport {
 	return &http.Transport{
-		Proxy:              nil, // an environment's proxy would go around the guard
+		Proxy:              nil, // the guard's is in the dial; an environment's would go around it
 		DialContext:        s.o.Dial,
 		DialTLSContext:     s.dialHTTP2,
 		TLSClientConfig:    s.tls.Clone(), // the dial has the say; this configures HTTP/2, which writes to it
@@ -172,7 +172,7 @@ func (s *Sender) roundTrip(ctx context.Context, d *dialing, r *Request, tr *trac
 		if try == maxTries || ctx.Err() != nil || !tr.unsent() {
 			return answer{}, tr, err
 		}
-		tr = &trace{began: tr.began}
+		tr = &trace{began: tr.began, proxied: tr.proxied}
 	}
 	a := answer{status: resp.StatusCode, header: resp.Header}
 	// The status has decided. The body gets a moment of its own, and is cut off

@@ -1,6 +1,7 @@
 // Package send makes one HTTP attempt: it posts a body to a webhook's URL
 // through the egress guard and says what came back. It follows no redirect,
-// uses no proxy, keeps no cookie, and never sends a request twice.
+// uses no proxy but the guard's, keeps no cookie, and never sends a request
+// twice.
 //
 // It promises that an attempt ends within its timeout plus a second whatever
 // the receiver does, and that a receiver's answer takes bounded memory. It must
@@ -52,6 +53,9 @@ type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 // Options are what a sender needs.
 type Options struct {
 	Dial Dial // required
+	// Proxied says that Dial asks a proxy: what it does not end in time is the
+	// proxy's failure.
+	Proxied bool
 	// TLS is for tests with certificates of their own; nil otherwise.
 	TLS *tls.Config
 	Now func() time.Time // default time.Now
@@ -109,7 +113,7 @@ func (s *Sender) Send(ctx context.Context, r Request) *hook.Attempt {
 		r.Head = NewHead(r.URL, nil, slices.Collect(maps.Keys(r.Header))...)
 	}
 	a := &hook.Attempt{StartedAt: now.UTC()}
-	got, tr, err := s.attempt(ctx, now, &r, &trace{began: time.Now()}) // monotonic, for the durations
+	got, tr, err := s.attempt(ctx, now, &r, &trace{began: time.Now(), proxied: s.o.Proxied}) // monotonic, for the durations
 	a.Duration = time.Since(tr.began)
 	a.Timings = tr.timings(a.Duration)
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 // trace takes the times of an attempt's parts, in nanoseconds since it began.
 // Its parts are atomic because a dial that lost the race may report late.
 type trace struct {
-	began time.Time
+	began   time.Time
+	proxied bool // a connection is a proxy's to make
 	dns, dnsDone, connect, connectDone, tls, tlsDone,
 	headers, wrote, first atomic.Int64
 
