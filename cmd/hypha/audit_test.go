@@ -53,6 +53,13 @@ func (w *auditWorld) newTenant() string {
 	return w.ask(201, "POST", "/services/tenants", `{"name":"Acme"}`, "Authorization: Bearer "+operatorKey).text("id")
 }
 
+func (w *auditWorld) operatorKey() string {
+	w.t.Helper()
+	a := w.ask(201, "POST", "/services/operator-keys", `{"name":"Ops"}`, "Authorization: Bearer "+operatorKey)
+	w.secrets = append(w.secrets, a.text("key"))
+	return a.text("id")
+}
+
 // user is a user of that address, with the password "the password of it".
 func (w *auditWorld) user(email string) string {
 	w.t.Helper()
@@ -125,14 +132,22 @@ func recipes() map[string]recipe {
 		"createUser": {"user.created", "", func(*auditWorld) (string, string, []string) {
 			return "", `{"email":"new@example.com","role":"Viewer"}`, nil
 		}},
-		"updateUser":   {"user.updated", "", on(func(w *auditWorld) string { return w.user("changed@example.com") }, `{"role":"Viewer","password":"another password"}`)},
-		"deleteUser":   {"user.deleted", "", on(func(w *auditWorld) string { return w.user("deleted@example.com") }, "")},
-		"createKey":    {"apiKey.created", "", on(func(*auditWorld) string { return "" }, `{"name":"CI"}`)},
-		"updateKey":    {"apiKey.updated", "", on((*auditWorld).key, `{"name":"CI 2"}`)},
-		"deleteKey":    {"apiKey.deleted", "", on((*auditWorld).key, "")},
-		"createTenant": {"tenant.created", "operator", func(*auditWorld) (string, string, []string) { return "", `{"name":"Acme"}`, operator }},
-		"updateTenant": {"tenant.updated", "operator", func(w *auditWorld) (string, string, []string) { return w.newTenant(), `{"name":"Acme Inc."}`, operator }},
-		"deleteTenant": {"tenant.deleted", "operator", func(w *auditWorld) (string, string, []string) { return w.newTenant(), "", operator }},
+		"updateUser": {"user.updated", "", on(func(w *auditWorld) string { return w.user("changed@example.com") }, `{"role":"Viewer","password":"another password"}`)},
+		"deleteUser": {"user.deleted", "", on(func(w *auditWorld) string { return w.user("deleted@example.com") }, "")},
+		"createKey":  {"apiKey.created", "", on(func(*auditWorld) string { return "" }, `{"name":"CI"}`)},
+		"updateKey":  {"apiKey.updated", "", on((*auditWorld).key, `{"name":"CI 2"}`)},
+		"deleteKey":  {"apiKey.deleted", "", on((*auditWorld).key, "")},
+		"signOutUser": {"user.signed_out", "", on(func(w *auditWorld) string {
+			id := w.user("signed-out@example.com")
+			w.ask(200, "POST", "/services/auth/login", `{"email":"signed-out@example.com","password":"the password of it"}`, "X-None: 1")
+			return id
+		}, "")},
+		"createOperatorKey": {"operatorKey.created", "operator", func(*auditWorld) (string, string, []string) { return "", `{"name":"Ops"}`, operator }},
+		"updateOperatorKey": {"operatorKey.updated", "operator", func(w *auditWorld) (string, string, []string) { return w.operatorKey(), `{"name":"Ops 2"}`, operator }},
+		"deleteOperatorKey": {"operatorKey.deleted", "operator", func(w *auditWorld) (string, string, []string) { return w.operatorKey(), "", operator }},
+		"createTenant":      {"tenant.created", "operator", func(*auditWorld) (string, string, []string) { return "", `{"name":"Acme"}`, operator }},
+		"updateTenant":      {"tenant.updated", "operator", func(w *auditWorld) (string, string, []string) { return w.newTenant(), `{"name":"Acme Inc."}`, operator }},
+		"deleteTenant":      {"tenant.deleted", "operator", func(w *auditWorld) (string, string, []string) { return w.newTenant(), "", operator }},
 		"createWebhook": {"webhook.created", "", func(w *auditWorld) (string, string, []string) {
 			w.secrets = append(w.secrets, "given-webhook-secret", "given-header-value", "given-tag-value", "given-token")
 			return "", fmt.Sprintf(`{"name":"Orders","url":%q,"events":["order.*"],"secret":"given-webhook-secret","headers":{"Authorization":"given-header-value","X-Tag":"given-tag-value"}}`,

@@ -78,7 +78,7 @@ func TestContract(t *testing.T) {
 		{"seed", (*contractTest).seed}, {"basics", (*contractTest).basics}, {"errors", (*contractTest).errors},
 		{"credentials", (*contractTest).credentials}, {"users", (*contractTest).users}, {"sessions", (*contractTest).sessions},
 		{"provider", (*contractTest).provider},
-		{"tenants", (*contractTest).tenants}, {"webhooks", (*contractTest).webhooks},
+		{"tenants", (*contractTest).tenants}, {"operator keys", (*contractTest).operatorKeys}, {"webhooks", (*contractTest).webhooks},
 		{"rotation", (*contractTest).rotation}, {"vault", (*contractTest).vault}, {"secret keys", (*contractTest).secretKeys},
 		{"holding back", (*contractTest).holdingBack}, {"events", (*contractTest).events}, {"idempotency", (*contractTest).idempotency},
 		{"batches", (*contractTest).batches}, {"receiving", (*contractTest).receiving}, {"failures", (*contractTest).failures},

@@ -118,6 +118,10 @@ func (c *contractTest) users(t *testing.T) {
 	if rest := tr.ask(200, "GET", "/services/users?limit=1&cursor="+list.text("nextCursor"), ""); rest.text("data.0.id") != id || rest.get("nextCursor") != nil {
 		t.Errorf("the rest: %s", rest.body)
 	}
+	tr.section("An administrator ends all sessions of a user, at once; the user may sign in again")
+	tr.ask(204, "POST", "/services/users/"+id+"/sign-out", "")
+	tr.ask(401, "GET", "/services/auth/me", "", "Authorization: Bearer "+token)
+	token = signIn(200, "dana@example.org", "a new password")
 	tr.section("A tenant's last administrator can be neither deleted nor made anything else")
 	tr.ask(409, "PATCH", "/services/users/"+admin, `{"role":"Developer"}`)
 	tr.ask(409, "DELETE", "/services/users/"+admin, "")

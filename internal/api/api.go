@@ -257,6 +257,7 @@ func (a *api) endpoints() []endpoint {
 		delivery   = deliveries + "/{delivery}"
 		events     = "/services/events"
 		keys       = "/services/api-keys"
+		topKeys    = "/services/operator-keys"
 		tenantsAt  = "/services/tenants"
 		auditAt    = "/services/audit"
 		vaultAt    = "/services/vault"
@@ -296,6 +297,7 @@ func (a *api) endpoints() []endpoint {
 		{get, users + "/{user}", tenants, admin, plain, a.getUser},
 		{patch, users + "/{user}", tenants, admin, plain, a.updateUser},
 		{remove, users + "/{user}", tenants, admin, plain, a.deleteUser},
+		{post, users + "/{user}/sign-out", tenants, admin, plain, a.signOutUser},
 
 		{get, keys, tenants, admin, params, a.listKeys},
 		{post, keys, tenants, admin, plain, a.createKey},
@@ -311,6 +313,12 @@ func (a *api) endpoints() []endpoint {
 		{get, tenantsAt + "/{tenant}", operators, operator, plain, a.getTenant},
 		{patch, tenantsAt + "/{tenant}", operators, operator, plain, a.updateTenant},
 		{remove, tenantsAt + "/{tenant}", operators, operator, plain, a.deleteTenant},
+
+		{get, topKeys, operators, operator, params, a.listOperatorKeys},
+		{post, topKeys, operators, operator, plain, a.createOperatorKey},
+		{get, topKeys + "/{key}", operators, operator, plain, a.getOperatorKey},
+		{patch, topKeys + "/{key}", operators, operator, plain, a.updateOperatorKey},
+		{remove, topKeys + "/{key}", operators, operator, plain, a.deleteOperatorKey},
 
 		{get, secretKeys, operators, operator, plain, a.listSecretKeys},
 		{post, secretKeys, operators, operator, plain, a.createSecretKey},

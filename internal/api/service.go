@@ -120,14 +120,18 @@ func (a *api) getKey(c *call) (reply, error) {
 	return reply{status: http.StatusOK, value: viewKey(k)}, nil
 }
 
+func (a *api) decodeKeyChange(c *call) (auth.KeyChange, error) {
+	return decode(a, c, a.o.MaxBody, func(o *object) auth.KeyChange {
+		return auth.KeyChange{Name: o.text("name"), ExpiresAt: o.timeOrNull("expiresAt")}
+	}, a.o.Auth.CheckKeyChange)
+}
+
 func (a *api) updateKey(c *call) (reply, error) {
 	key, err := c.keyID()
 	if err != nil {
 		return reply{}, err
 	}
-	change, err := decode(a, c, a.o.MaxBody, func(o *object) auth.KeyChange {
-		return auth.KeyChange{Name: o.text("name"), ExpiresAt: o.timeOrNull("expiresAt")}
-	}, a.o.Auth.CheckKeyChange)
+	change, err := a.decodeKeyChange(c)
 	if err != nil {
 		return reply{}, err
 	}

@@ -99,6 +99,17 @@ func (a *api) updateUser(c *call) (reply, error) {
 	return reply{status: http.StatusOK, value: viewUser(u)}, nil
 }
 
+func (a *api) signOutUser(c *call) (reply, error) {
+	user, err := c.userID()
+	if err != nil {
+		return reply{}, err
+	}
+	if err := a.noBody(c); err != nil {
+		return reply{}, err
+	}
+	return reply{status: http.StatusNoContent}, a.o.Auth.SignOutUser(c.Context(), c.tenant(), user)
+}
+
 func (a *api) deleteUser(c *call) (reply, error) {
 	user, err := c.userID()
 	if err != nil {

@@ -50,11 +50,11 @@ func noteNewKey(ctx context.Context, action hook.AuditAction, k *hook.APIKey, se
 	return audit.Note(ctx, e)
 }
 
-func noteKey(ctx context.Context, held, k *hook.APIKey) context.Context {
+func noteKey(ctx context.Context, action hook.AuditAction, held, k *hook.APIKey) context.Context {
 	var d audit.Diff
 	d.Changed("expiresAt", held.ExpiresAt, k.ExpiresAt)
 	d.Changed("name", held.Name, k.Name)
-	return audit.Note(ctx, keyEntry(hook.AuditAPIKeyUpdated, held, d))
+	return audit.Note(ctx, keyEntry(action, held, d))
 }
 
 func (a *Auth) noteDeletedKey(ctx context.Context, tenant id.Tenant, key id.Key) context.Context {

@@ -82,8 +82,8 @@ type Auth struct {
 	mu       sync.RWMutex
 	keys     map[[32]byte]*knownKey
 	sessions map[[32]byte]knownSession
-	// ended counts the sessions that were ended here, so that one that was read
-	// before is not held after.
+	// ended counts the sessions and the operators' keys that were ended here, so
+	// that one that was read before is not held after.
 	ended uint64
 
 	usesMu      sync.Mutex
@@ -246,6 +246,9 @@ func (a *Auth) key(ctx context.Context, hash [32]byte) (*Principal, error) {
 
 // readKey asks the store whose key it is, and remembers the answer.
 func (a *Auth) readKey(ctx context.Context, hash [32]byte, now time.Time) (*knownKey, error) {
+	a.mu.RLock()
+	ended := a.ended
+	a.mu.RUnlock()
 	row, err := a.o.Store.KeyByHash(ctx, hash)
 	if err != nil {
 		return nil, refuseUnknown(err)
@@ -262,8 +265,10 @@ func (a *Auth) readKey(ctx context.Context, hash [32]byte, now time.Time) (*know
 	if old := a.keys[hash]; old != nil {
 		known.minute.Store(old.minute.Load())
 	}
-	makeRoom(a.keys)
-	a.keys[hash] = known
+	if known.operator == nil || a.ended == ended {
+		makeRoom(a.keys)
+		a.keys[hash] = known
+	}
 	return known, nil
 }
 

@@ -28,11 +28,17 @@ type counted struct {
 	inserting      func() // of a session
 	touchedSession []store.SessionUse
 	afterRead      func() // of a session
+	afterReadKey   func()
 }
 
 func (c *counted) KeyByHash(ctx context.Context, hash [32]byte) (*store.KeyRow, error) {
 	c.keys.Add(1)
-	return c.Store.KeyByHash(ctx, hash)
+	k, err := c.Store.KeyByHash(ctx, hash)
+	if f := c.afterReadKey; f != nil {
+		c.afterReadKey = nil
+		f()
+	}
+	return k, err
 }
 
 func (c *counted) SessionByHash(ctx context.Context, hash [32]byte) (*hook.Session, error) {

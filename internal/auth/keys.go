@@ -17,6 +17,8 @@ import (
 const (
 	maxName = 255 // characters
 	maxKeys = 1000
+	// maxOperatorKeys is how many keys operators have: each answer holds all.
+	maxOperatorKeys = 1000
 )
 
 // NewKey is what an API key is made of.
@@ -33,6 +35,21 @@ type KeyChange struct {
 	Name *string
 	// ExpiresAt is in the future, or the zero time for never.
 	ExpiresAt *time.Time
+}
+
+// apply changes a key, and reports whether that made it another one.
+func (c *KeyChange) apply(k *hook.APIKey) bool {
+	held := *k
+	if c.Name != nil {
+		k.Name = *c.Name
+	}
+	if c.ExpiresAt != nil {
+		k.ExpiresAt = time.Time{}
+		if !c.ExpiresAt.IsZero() {
+			k.ExpiresAt = c.ExpiresAt.UTC().Truncate(time.Millisecond)
+		}
+	}
+	return k.Name != held.Name || !k.ExpiresAt.Equal(held.ExpiresAt)
 }
 
 // MadeKey is a new key. Secret is the key itself, which is nowhere else.
@@ -159,17 +176,22 @@ func (a *Auth) Keys(ctx context.Context, tenant id.Tenant) ([]hook.APIKey, error
 	if err != nil {
 		return nil, err
 	}
-	keys := make([]hook.APIKey, len(config.Keys))
+	return a.withUses(config.Keys), nil
+}
+
+// withUses are keys, oldest first, with the uses that are not written yet.
+func (a *Auth) withUses(rows []store.KeyRow) []hook.APIKey {
+	keys := make([]hook.APIKey, len(rows))
 	a.usesMu.Lock()
 	defer a.usesMu.Unlock()
-	for i, row := range config.Keys {
+	for i, row := range rows {
 		keys[i] = row.APIKey
 		if u, ok := a.uses[row.ID]; ok && u.At.After(row.LastUsedAt) {
 			keys[i].LastUsedAt = u.At
 		}
 	}
 	slices.SortFunc(keys, func(x, y hook.APIKey) int { return x.ID.Compare(y.ID) })
-	return keys, nil
+	return keys
 }
 
 // Key shows one key: hook.CodeNotFound if the tenant has none of that id.
@@ -214,19 +236,10 @@ func (a *Auth) UpdateKey(ctx context.Context, tenant id.Tenant, key id.Key, c Ke
 	}
 	row.LastUsedAt = shown.LastUsedAt
 	held := row.APIKey
-	if c.Name != nil {
-		row.Name = *c.Name
-	}
-	if c.ExpiresAt != nil {
-		row.ExpiresAt = time.Time{}
-		if !c.ExpiresAt.IsZero() {
-			row.ExpiresAt = c.ExpiresAt.UTC().Truncate(time.Millisecond)
-		}
-	}
-	if row.Name == held.Name && row.ExpiresAt.Equal(held.ExpiresAt) {
+	if !c.apply(&row.APIKey) {
 		return &row.APIKey, nil
 	}
-	version, err := a.o.Store.UpdateKey(noteKey(ctx, &held, &row.APIKey), row)
+	version, err := a.o.Store.UpdateKey(noteKey(ctx, hook.AuditAPIKeyUpdated, &held, &row.APIKey), row)
 	if err != nil {
 		return nil, err
 	}
@@ -241,8 +254,12 @@ func (a *Auth) DeleteKey(ctx context.Context, tenant id.Tenant, key id.Key) erro
 		return err
 	}
 	a.o.Catalog.DeleteKey(version, tenant, key)
+	a.forgetUse(key)
+	return nil
+}
+
+func (a *Auth) forgetUse(key id.Key) {
 	a.usesMu.Lock()
 	defer a.usesMu.Unlock()
 	delete(a.uses, key)
-	return nil
 }

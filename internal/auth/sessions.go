@@ -194,6 +194,24 @@ func (a *Auth) LogoutAll(ctx context.Context, p *Principal) error {
 	return nil
 }
 
+// SignOutUser ends all sessions of a user: they are refused from now on.
+// hook.CodeNotFound if the tenant has none of that id.
+func (a *Auth) SignOutUser(ctx context.Context, tenant id.Tenant, user id.User) error {
+	held, err := a.o.Store.User(ctx, tenant, user)
+	if err != nil {
+		return err
+	}
+	sessions, err := a.o.Store.Sessions(ctx, tenant, user)
+	if err != nil || len(sessions) == 0 {
+		return err
+	}
+	if err := a.o.Store.EndSessions(noteChangedUser(ctx, hook.AuditUserSignedOut, held, nil), tenant, user, id.Session{}); err != nil {
+		return err
+	}
+	a.forgetSessionsOf(user)
+	return nil
+}
+
 // Sessions lists the sessions of the principal's user that have not ended, oldest
 // first. An API key has none.
 func (a *Auth) Sessions(ctx context.Context, p *Principal) ([]hook.Session, error) {

@@ -151,6 +151,8 @@ const (
 	AuditTenantUpdated      AuditAction = "tenant.updated"
 	AuditTenantDeleted      AuditAction = "tenant.deleted"
 	AuditOperatorKeyCreated AuditAction = "operatorKey.created"
+	AuditOperatorKeyUpdated AuditAction = "operatorKey.updated"
+	AuditOperatorKeyDeleted AuditAction = "operatorKey.deleted"
 )
 
 // AuditActions are all actions that there are.
@@ -161,7 +163,8 @@ func AuditActions() []AuditAction {
 		AuditAPIKeyCreated, AuditAPIKeyUpdated, AuditAPIKeyDeleted,
 		AuditVaultSecretCreated, AuditVaultSecretUpdated, AuditVaultSecretDeleted, AuditSecretKeyCreated, AuditRekeyed,
 		AuditUserCreated, AuditUserUpdated, AuditUserDeleted, AuditUserSignedOut, AuditUserFailed, AuditSessionStarted, AuditSessionEnded,
-		AuditTenantCreated, AuditTenantUpdated, AuditTenantDeleted, AuditOperatorKeyCreated,
+		AuditTenantCreated, AuditTenantUpdated, AuditTenantDeleted,
+		AuditOperatorKeyCreated, AuditOperatorKeyUpdated, AuditOperatorKeyDeleted,
 	}
 }
 

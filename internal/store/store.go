@@ -463,8 +463,15 @@ type Directory interface {
 
 	// KeyByHash finds whose key it is. An operator's key has a zero tenant.
 	KeyByHash(ctx context.Context, hash [32]byte) (*KeyRow, error)
-	// OperatorKeys are configured with a zero tenant, through InsertOperatorKey.
+
+	// Operators' keys have a zero tenant, and are in no configuration.
+	// OperatorKeys lists all of them, oldest first.
+	OperatorKeys(ctx context.Context) ([]KeyRow, error)
 	InsertOperatorKey(ctx context.Context, k KeyRow) error
+	// UpdateOperatorKey replaces a key's name and end.
+	UpdateOperatorKey(ctx context.Context, k KeyRow) error
+	DeleteOperatorKey(ctx context.Context, key id.Key) error
+
 	// TouchKeys notes when keys were last used.
 	TouchKeys(ctx context.Context, used []KeyUse) error
 }

@@ -42,7 +42,7 @@ const (
 	apiKeyColumns    = `k.tenant_id, k.id, k.hash, k.name, k.hint, k.scopes, k.created_at, k.expires_at, k.last_used_at` //nolint:gosec // a statement
 	sqlAPIKeys       = `SELECT ` + apiKeyColumns + ` FROM api_keys k WHERE k.tenant_id = $1 ORDER BY k.id`
 	sqlInsertAPIKey  = `INSERT INTO api_keys (tenant_id, id, hash, name, hint, scopes, created_at, expires_at, last_used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)` //nolint:gosec // a statement
-	sqlAPIKeyHash    = `SELECT hash FROM api_keys WHERE tenant_id = $1 AND id = $2`
+	sqlAPIKeyHash    = `SELECT hash FROM api_keys WHERE tenant_id = $1 AND id = $2 FOR UPDATE`
 	sqlUpdateAPIKey  = `UPDATE api_keys SET hash = $3, name = $4, hint = $5, scopes = $6, expires_at = $7 WHERE tenant_id = $1 AND id = $2` //nolint:gosec // a statement
 	sqlDeleteAPIKey  = `DELETE FROM api_keys WHERE tenant_id = $1 AND id = $2`                                                              //nolint:gosec // a statement
 	sqlInsertSecret  = `INSERT INTO credentials (hash, kind, tenant_id, id) VALUES ($1, $2, $3, $4)`
@@ -334,34 +334,38 @@ func (t *tx) keyHash(ctx context.Context, tenant id.Tenant, key id.Key) ([]byte,
 // UpdateKey replaces a key's name, hint, scopes, end and hash. When it was used
 // is for TouchKeys to say.
 func (s *Store) UpdateKey(ctx context.Context, k store.KeyRow) (int64, error) {
-	return s.configure(ctx, k.Tenant, func(ctx context.Context, t *tx) error {
-		scopes, err := json.Marshal(k.Scopes)
-		if err != nil {
-			return err
-		}
-		before, err := t.keyHash(ctx, k.Tenant, k.ID)
-		if err != nil {
-			return err
-		}
-		_, err = t.exec(ctx, sqlUpdateAPIKey, uuid(k.Tenant), uuid(k.ID), k.Hash[:], k.Name, k.Hint, string(scopes), millisOrNull(k.ExpiresAt))
-		if err == nil {
-			_, err = t.exec(ctx, sqlReplaceSecret, before, k.Hash[:])
-		}
-		return exists(err, "an API key of this hash")
-	})
+	return s.configure(ctx, k.Tenant, func(ctx context.Context, t *tx) error { return t.updateKey(ctx, &k) })
+}
+
+func (t *tx) updateKey(ctx context.Context, k *store.KeyRow) error {
+	scopes, err := json.Marshal(k.Scopes)
+	if err != nil {
+		return err
+	}
+	before, err := t.keyHash(ctx, k.Tenant, k.ID)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(ctx, sqlUpdateAPIKey, uuid(k.Tenant), uuid(k.ID), k.Hash[:], k.Name, k.Hint, string(scopes), millisOrNull(k.ExpiresAt))
+	if err == nil {
+		_, err = t.exec(ctx, sqlReplaceSecret, before, k.Hash[:])
+	}
+	return exists(err, "an API key of this hash")
 }
 
 // DeleteKey removes a tenant's key.
 func (s *Store) DeleteKey(ctx context.Context, tenant id.Tenant, key id.Key) (int64, error) {
-	return s.configure(ctx, tenant, func(ctx context.Context, t *tx) error {
-		hash, err := t.keyHash(ctx, tenant, key)
-		if err != nil {
-			return err
-		}
-		if _, err := t.exec(ctx, sqlDeleteAPIKey, uuid(tenant), uuid(key)); err != nil {
-			return err
-		}
-		_, err = t.exec(ctx, sqlDeleteSecret, hash)
+	return s.configure(ctx, tenant, func(ctx context.Context, t *tx) error { return t.deleteKey(ctx, tenant, key) })
+}
+
+func (t *tx) deleteKey(ctx context.Context, tenant id.Tenant, key id.Key) error {
+	hash, err := t.keyHash(ctx, tenant, key)
+	if err != nil {
 		return err
-	})
+	}
+	if _, err := t.exec(ctx, sqlDeleteAPIKey, uuid(tenant), uuid(key)); err != nil {
+		return err
+	}
+	_, err = t.exec(ctx, sqlDeleteSecret, hash)
+	return err
 }

@@ -152,6 +152,29 @@ func (s *Store) InsertOperatorKey(ctx context.Context, k store.KeyRow) error {
 	return s.write(ctx, nil, func(ctx context.Context, t *tx) error { return t.insertKey(ctx, &k) })
 }
 
+// OperatorKeys lists the keys of no tenant.
+func (s *Store) OperatorKeys(ctx context.Context) ([]store.KeyRow, error) {
+	var k apiKeyRow
+	var out []store.KeyRow
+	err := s.ask(ctx, sqlAPIKeys, []any{uuid(id.Tenant{})}, k.to(), func() error {
+		found, err := k.read()
+		out = append(out, found)
+		return err
+	})
+	return out, err
+}
+
+// UpdateOperatorKey replaces the name and the end of a key of no tenant.
+func (s *Store) UpdateOperatorKey(ctx context.Context, k store.KeyRow) error {
+	k.Tenant = id.Tenant{}
+	return s.write(ctx, nil, func(ctx context.Context, t *tx) error { return t.updateKey(ctx, &k) })
+}
+
+// DeleteOperatorKey removes a key of no tenant.
+func (s *Store) DeleteOperatorKey(ctx context.Context, key id.Key) error {
+	return s.write(ctx, nil, func(ctx context.Context, t *tx) error { return t.deleteKey(ctx, id.Tenant{}, key) })
+}
+
 // TouchKeys notes when keys were last used. A key that is gone is passed over.
 func (s *Store) TouchKeys(ctx context.Context, used []store.KeyUse) error {
 	var tenants, keys []pgtype.UUID

@@ -263,27 +263,31 @@ func (s *Store) InsertKey(ctx context.Context, k store.KeyRow) (int64, error) {
 // UpdateKey replaces a key's name, hint, scopes, end and hash. When it was used
 // is for TouchKeys to say.
 func (s *Store) UpdateKey(ctx context.Context, k store.KeyRow) (int64, error) {
-	return s.configure(ctx, k.Tenant, func(t *tx) error {
-		scopes, err := json.Marshal(k.Scopes)
-		if err != nil {
-			return err
-		}
-		n, err := t.exec("UPDATE keys SET hash = ?, name = ?, hint = ?, scopes = ?, expires_at = ? WHERE tenant_id = ? AND id = ?",
-			k.Hash[:], k.Name, k.Hint, string(scopes), millisOrNull(k.ExpiresAt), k.Tenant[:], k.ID[:])
-		if err == nil && n == 0 {
-			return hook.NotFound("API key")
-		}
-		return exists(err, "an API key of this hash")
-	})
+	return s.configure(ctx, k.Tenant, func(t *tx) error { return t.updateKey(&k) })
+}
+
+func (t *tx) updateKey(k *store.KeyRow) error {
+	scopes, err := json.Marshal(k.Scopes)
+	if err != nil {
+		return err
+	}
+	n, err := t.exec("UPDATE keys SET hash = ?, name = ?, hint = ?, scopes = ?, expires_at = ? WHERE tenant_id = ? AND id = ?",
+		k.Hash[:], k.Name, k.Hint, string(scopes), millisOrNull(k.ExpiresAt), k.Tenant[:], k.ID[:])
+	if err == nil && n == 0 {
+		return hook.NotFound("API key")
+	}
+	return exists(err, "an API key of this hash")
 }
 
 // DeleteKey removes a tenant's key.
 func (s *Store) DeleteKey(ctx context.Context, tenant id.Tenant, key id.Key) (int64, error) {
-	return s.configure(ctx, tenant, func(t *tx) error {
-		n, err := t.exec("DELETE FROM keys WHERE tenant_id = ? AND id = ?", tenant[:], key[:])
-		if err == nil && n == 0 {
-			return hook.NotFound("API key")
-		}
-		return err
-	})
+	return s.configure(ctx, tenant, func(t *tx) error { return t.deleteKey(tenant, key) })
+}
+
+func (t *tx) deleteKey(tenant id.Tenant, key id.Key) error {
+	n, err := t.exec("DELETE FROM keys WHERE tenant_id = ? AND id = ?", tenant[:], key[:])
+	if err == nil && n == 0 {
+		return hook.NotFound("API key")
+	}
+	return err
 }

@@ -123,6 +123,30 @@ func (s *Store) InsertOperatorKey(ctx context.Context, k store.KeyRow) error {
 	return s.write(ctx, func(t *tx) error { return t.insertKey(&k) })
 }
 
+// OperatorKeys lists the keys of no tenant.
+func (s *Store) OperatorKeys(ctx context.Context) ([]store.KeyRow, error) {
+	var out []store.KeyRow
+	err := s.snapshot(ctx, func(c *conn) error {
+		return c.query("SELECT "+keyColumns+" FROM keys WHERE tenant_id = ? ORDER BY id", func(r row) (bool, error) {
+			k, err := readKey(r)
+			out = append(out, k)
+			return true, err
+		}, make([]byte, len(id.Tenant{})))
+	})
+	return out, err
+}
+
+// UpdateOperatorKey replaces the name and the end of a key of no tenant.
+func (s *Store) UpdateOperatorKey(ctx context.Context, k store.KeyRow) error {
+	k.Tenant = id.Tenant{}
+	return s.write(ctx, func(t *tx) error { return t.updateKey(&k) })
+}
+
+// DeleteOperatorKey removes a key of no tenant.
+func (s *Store) DeleteOperatorKey(ctx context.Context, key id.Key) error {
+	return s.write(ctx, func(t *tx) error { return t.deleteKey(id.Tenant{}, key) })
+}
+
 // TouchKeys notes when keys were last used. A key that is gone is passed over.
 func (s *Store) TouchKeys(ctx context.Context, used []store.KeyUse) error {
 	return s.write(ctx, func(t *tx) error {

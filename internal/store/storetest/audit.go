@@ -133,6 +133,8 @@ func auditWithChange(_ *testing.T, f *fixture) {
 	change(f.tenant, hook.AuditUserSignedOut, func() error { return f.store.EndSessions(f.ctx, f.tenant, u.ID, id.Session{}) })
 	change(f.tenant, hook.AuditUserDeleted, func() error { return f.store.DeleteUser(f.ctx, f.tenant, u.ID) })
 	change(id.Tenant{}, hook.AuditOperatorKeyCreated, func() error { return f.store.InsertOperatorKey(f.ctx, operator) })
+	change(id.Tenant{}, hook.AuditOperatorKeyUpdated, func() error { return f.store.UpdateOperatorKey(f.ctx, operator) })
+	change(id.Tenant{}, hook.AuditOperatorKeyDeleted, func() error { return f.store.DeleteOperatorKey(f.ctx, operator.ID) })
 	change(id.Tenant{}, hook.AuditTenantCreated, func() error { return f.store.InsertTenant(f.ctx, other) })
 	change(id.Tenant{}, hook.AuditTenantUpdated, func() error { return f.store.UpdateTenant(f.ctx, other) })
 	change(id.Tenant{}, hook.AuditTenantDeleted, func() error { return f.store.DeleteTenant(f.ctx, other.ID) })

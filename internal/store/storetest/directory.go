@@ -138,6 +138,33 @@ func directoryOperator(_ *testing.T, f *fixture) {
 	if n := len(f.config().Keys); n != 0 {
 		f.Fatalf("a tenant has %d keys; want 0", n)
 	}
+	second, tenants := f.keyRow(), f.keyRow()
+	second.Tenant, second.Scopes = id.Tenant{}, k.Scopes
+	f.must(f.store.InsertOperatorKey(f.ctx, second))
+	_, err = f.store.InsertKey(f.ctx, tenants)
+	f.must(err)
+	f.must(f.store.TouchKeys(f.ctx, []store.KeyUse{{Key: second.ID, At: f.now}}))
+	second.LastUsedAt = f.now
+	all, err := f.store.OperatorKeys(f.ctx)
+	f.must(err)
+	f.equal("operators' keys", all, []store.KeyRow{k, second})
+
+	k.Name, k.ExpiresAt = "Another name", f.now.Add(time.Hour)
+	f.must(f.store.UpdateOperatorKey(f.ctx, k))
+	f.must(f.store.DeleteOperatorKey(f.ctx, second.ID))
+	f.crash()
+	all, err = f.store.OperatorKeys(f.ctx)
+	f.must(err)
+	f.equal("operators' keys", all, []store.KeyRow{k})
+	_, err = f.store.KeyByHash(f.ctx, second.Hash)
+	f.wantCode(err, hook.CodeNotFound)
+	// A tenant's key is none of them, whatever is asked for.
+	f.wantCode(f.store.UpdateOperatorKey(f.ctx, tenants), hook.CodeNotFound)
+	f.wantCode(f.store.DeleteOperatorKey(f.ctx, tenants.ID), hook.CodeNotFound)
+	f.wantCode(f.store.DeleteOperatorKey(f.ctx, second.ID), hook.CodeNotFound)
+	_, err = f.store.DeleteKey(f.ctx, f.tenant, k.ID)
+	f.wantCode(err, hook.CodeNotFound)
+	f.must(f.store.InsertOperatorKey(f.ctx, second)) // its hash was let go of
 }
 
 func directoryTouch(_ *testing.T, f *fixture) {
