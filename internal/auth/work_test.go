@@ -1,8 +1,10 @@
 package auth
 
 import (
+	"context"
 	"errors"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -59,5 +61,46 @@ func TestLimitsAreBounded(t *testing.T) {
 		if n > maxLimits {
 			t.Errorf("%d %s are remembered", n, what)
 		}
+	}
+}
+
+// However many sign in, two passwords are hashed at a time, and those who wait are
+// bounded too.
+func TestHashesAtOnce(t *testing.T) {
+	p := &passwords{running: make(chan struct{}, argonAtOnce), waiting: make(chan struct{}, argonWaiting)}
+	var ends []func()
+	for range argonAtOnce {
+		done, err := p.turn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, done)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	waited := make(chan error)
+	for range argonWaiting {
+		go func() {
+			_, err := p.turn(ctx)
+			waited <- err
+		}()
+	}
+	for len(p.waiting) < argonWaiting {
+		runtime.Gosched()
+	}
+	if _, err := p.turn(t.Context()); hook.CodeOf(err) != hook.CodeUnavailable {
+		t.Errorf("one more than may wait: %v", err)
+	}
+	leave()
+	for range argonWaiting {
+		if err := <-waited; !errors.Is(err, context.Canceled) {
+			t.Errorf("one who waited: %v", err)
+		}
+	}
+	ends[0]()
+	if _, err := p.turn(t.Context()); err != nil {
+		t.Errorf("when one is done: %v", err)
+	}
+	if argonAtOnce*argonMemory > 38<<10 {
+		t.Errorf("hashing may take %d KiB", argonAtOnce*argonMemory)
 	}
 }
