@@ -16,6 +16,7 @@ import (
 
 	"github.com/plinqx/hypha/internal/api"
 	"github.com/plinqx/hypha/internal/commit"
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/lane"
 )
 
@@ -106,6 +107,9 @@ func TestMetricsTellTheStateOfLanes(t *testing.T) {
 		`hypha_commit_waiting_rows`:         0,
 		`hypha_commit_accepts_total`:        27,
 	}
+	for _, where := range contain.Places() {
+		want[fmt.Sprintf("hypha_panics_total{where=%q}", where)] = 0
+	}
 	for _, why := range commit.Reasons() {
 		want[fmt.Sprintf("hypha_publish_refused_total{reason=%q}", why)] = 0
 	}
@@ -168,7 +172,7 @@ func checkLabels(t *testing.T, series map[string]float64) {
 	}
 	allowed := map[string][]string{
 		"limit": limits,
-		"state": states, "reason": refusals(), "success": {"true", "false"}, "written": {"true", "false"},
+		"state": states, "reason": refusals(), "where": places(), "success": {"true", "false"}, "written": {"true", "false"},
 		"le": nil, "quantile": nil, "version": nil, // numbers, and that of Go
 		"route": nil, "status": nil, "result": nil,
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/cluster"
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/obs"
 	"github.com/plinqx/hypha/internal/seal"
 	"github.com/plinqx/hypha/internal/store"
@@ -25,9 +26,9 @@ import (
 // openStore opens the store that the settings name. nodes is nil for the embedded
 // one, which a single process has. keys are the fingerprints of those given, which the
 // other nodes can ask for.
-func openStore(ctx context.Context, s *settings, keys []int64, clock *cluster.Clock, logger *slog.Logger) (_ store.Store, nodes *postgres.Store, err error) {
+func openStore(ctx context.Context, s *settings, keys []int64, clock *cluster.Clock, guard *contain.Guard, logger *slog.Logger) (_ store.Store, nodes *postgres.Store, err error) {
 	if s.DatabaseURL == "" {
-		embedded, err := sqlite.Open(ctx, sqlite.Options{Dir: s.Data, Logger: logger})
+		embedded, err := sqlite.Open(ctx, sqlite.Options{Dir: s.Data, Logger: logger, Guard: guard})
 		if errors.Is(err, store.ErrLocked) {
 			return nil, nil, fmt.Errorf("%w; stop that server, or name another folder with --data", err)
 		}
@@ -42,7 +43,7 @@ func openStore(ctx context.Context, s *settings, keys []int64, clock *cluster.Cl
 			return nil, nil, fmt.Errorf("the machine has no name (--node-name gives one): %w", err)
 		}
 	}
-	shared, err := postgres.Open(ctx, postgres.Options{URL: s.DatabaseURL, Node: name, Version: obs.Version(), SecretKeys: keys, Logger: logger, Now: clock.Now})
+	shared, err := postgres.Open(ctx, postgres.Options{URL: s.DatabaseURL, Node: name, Version: obs.Version(), SecretKeys: keys, Logger: logger, Now: clock.Now, Guard: guard})
 	if err != nil {
 		return nil, nil, fmt.Errorf("--database-url: %w", err)
 	}

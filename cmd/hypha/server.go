@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/plinqx/hypha/internal/api"
@@ -16,6 +17,7 @@ import (
 	"github.com/plinqx/hypha/internal/catalog"
 	"github.com/plinqx/hypha/internal/cluster"
 	"github.com/plinqx/hypha/internal/commit"
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/dispatch"
 	"github.com/plinqx/hypha/internal/egress"
 	"github.com/plinqx/hypha/internal/framing"
@@ -97,6 +99,8 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	}
 	opened = append(opened, func() { _ = v.listener.Close() })
 
+	metrics := obs.NewMetrics()
+	guard := newGuard(metrics, logger)
 	clock := cluster.NewClock(time.Now)
 	var nodes *postgres.Store
 	var ring *seal.Ring
@@ -107,13 +111,13 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		}
 		fingerprints = ring.Fingerprints()
 	}
-	if v.store, nodes, err = openStore(ctx, s, fingerprints, clock, logger); err != nil {
+	if v.store, nodes, err = openStore(ctx, s, fingerprints, clock, guard, logger); err != nil {
 		return nil, err
 	}
 	opened = append(opened, func() { _ = v.store.Close() })
 	if nodes != nil {
 		// Others take over who does not beat.
-		v.cluster = cluster.New(cluster.Options{Nodes: nodes, Clock: clock, Logger: logger})
+		v.cluster = cluster.New(cluster.Options{Nodes: nodes, Clock: clock, Logger: logger, Guard: guard})
 		opened = append(opened, v.cluster.Stop)
 		if err := v.cluster.Start(ctx); err != nil {
 			return nil, err
@@ -141,10 +145,10 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 			Issuer: s.OIDCIssuer, ClientID: s.OIDCClientID, ClientSecret: s.OIDCClientSecret, RedirectURL: s.redirectURL(), Box: ring, Now: clock.Now,
 		})
 	}
-	metrics := obs.NewMetrics()
 	configs := catalog.New(v.store, ring)
+	configs.Contain(guard)
 	v.auth, err = auth.New(auth.Options{
-		Store: v.store, Catalog: configs, Now: clock.Now, Logger: logger, SessionLifetime: s.SessionLifetime, SessionIdle: s.SessionIdle,
+		Store: v.store, Catalog: configs, Now: clock.Now, Logger: logger, Guard: guard, SessionLifetime: s.SessionLifetime, SessionIdle: s.SessionIdle,
 	})
 	if err != nil {
 		return nil, err
@@ -159,7 +163,7 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 
 	prefix, userAgent := c.prefix, "Hypha-Webhooks/"+obs.Version()
 	v.committer = commit.New(commit.Options{
-		Store: v.store, Logger: logger, Committed: metrics.Committed,
+		Store: v.store, Logger: logger, Guard: guard, Committed: metrics.Committed,
 		Refused: func(why commit.Reason, n int) { metrics.Refused(string(why), n) },
 		// Outcomes keep their slots until they are on disk: with few slots they
 		// must not wait for company.
@@ -170,13 +174,13 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		Store: v.store, Catalog: configs, URLs: policy, HeaderPrefix: prefix.String(), MaxWebhooks: s.MaxWebhooks, Now: clock.Now,
 		Discard: func(tenant id.Tenant, job id.Replay) { v.replays.Resume(tenant, job) }, Shared: nodes != nil,
 	})
-	v.sender = send.New(send.Options{Dial: policy.DialContext, Proxied: c.proxy != nil})
+	v.sender = send.New(send.Options{Dial: policy.DialContext, Proxied: c.proxy != nil, Guard: guard})
 	sending := dispatch.Options{
 		Store: v.store, Committer: v.committer, Catalog: configs, Sender: v.sender, Holder: webhooks,
-		Schedule: s.RetrySchedule, Prefix: prefix, UserAgent: userAgent, Now: clock.Now, Logger: logger,
+		Schedule: s.RetrySchedule, Prefix: prefix, UserAgent: userAgent, Now: clock.Now, Logger: logger, Guard: guard,
 		Slots: s.Slots, Memory: s.LaneMemory, MaxAge: s.MaxAge, Attempted: metrics.Attempted,
 	}
-	pruning := retention.Options{Store: v.store, MaxAge: s.HistoryAge, MaxBytes: s.HistorySize, AuditAge: s.AuditAge, Now: clock.Now, Logger: logger}
+	pruning := retention.Options{Store: v.store, MaxAge: s.HistoryAge, MaxBytes: s.HistorySize, AuditAge: s.AuditAge, Now: clock.Now, Logger: logger, Guard: guard}
 	if nodes != nil {
 		sending.MaySend, sending.TellBreaker, sending.Release = v.cluster.MaySend, nodes.SetBreaker, nodes.Release
 		metrics.WatchNode(func() obs.NodeState { return nodeState(v.cluster) })
@@ -187,7 +191,7 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	v.dispatcher = dispatch.New(sending)
 	configs.Observe(v.dispatcher)
 	v.replays = replay.New(replay.Options{
-		Store: v.store, Lanes: v.dispatcher, Committer: v.committer, Webhooks: configs, Now: clock.Now, MaxAge: s.MaxAge, Logger: logger,
+		Store: v.store, Lanes: v.dispatcher, Committer: v.committer, Webhooks: configs, Now: clock.Now, MaxAge: s.MaxAge, Logger: logger, Guard: guard,
 	})
 	v.retention = retention.New(pruning)
 	metrics.Reasons(refusals()...)
@@ -213,8 +217,9 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 			RateLimits: s.rateLimits(), RateLimited: func(by api.Limit) { metrics.Limited(string(by)) }, TrustedProxies: c.proxies,
 			CrossOrigin: c.crossOrigin, Provider: provider,
 			Ready: v.ready, Metrics: metrics.Handler(), Logger: logger,
-			Observe: func(x api.Exchange) { metrics.Requested(x.Route, x.Status, x.Duration) },
-			Prefix:  prefix, UserAgent: userAgent,
+			Observe:  func(x api.Exchange) { metrics.Requested(x.Route, x.Status, x.Duration) },
+			Panicked: func() { metrics.Panicked(string(contain.Request)) },
+			Prefix:   prefix, UserAgent: userAgent,
 			MaxEventBody: s.MaxEventBytes, MaxBatchBody: s.MaxBatchBytes,
 		}),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
@@ -239,6 +244,29 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		v.cluster.Attach(cluster.Parts{Committer: v.committer, Lanes: v.dispatcher, Catalog: configs, Jobs: v.replays})
 	}
 	return v, nil
+}
+
+// exitTorn is what the process ends with after a panic that left it in a state that
+// nobody knows, as Go's runtime does after any.
+const exitTorn = 2
+
+// newGuard makes what contains panics.
+func newGuard(metrics *obs.Metrics, logger *slog.Logger) *contain.Guard {
+	metrics.Places(places()...)
+	return contain.New(contain.Options{
+		Logger: logger, Counted: func(where contain.Where) { metrics.Panicked(string(where)) },
+		// Not by way of run: that waits for what may never end now, and writes what
+		// may not be so. What is on disk stands.
+		End: func() { os.Exit(exitTorn) },
+	})
+}
+
+// places are where panics are contained.
+func places() (all []string) {
+	for _, where := range contain.Places() {
+		all = append(all, string(where))
+	}
+	return all
 }
 
 // idleStore is how long nobody must have published for the store to be idle.

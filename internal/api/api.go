@@ -129,6 +129,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Observe is told of every request, for the metrics.
 	Observe func(Exchange)
+	// Panicked is told of every request that ended with a panic.
+	Panicked func()
 
 	// Prefix and UserAgent are those of the attempts, whose requests are shown.
 	Prefix    signature.Prefix
@@ -174,6 +176,9 @@ func New(o Options) http.Handler {
 	}
 	if o.Observe == nil {
 		o.Observe = func(Exchange) {}
+	}
+	if o.Panicked == nil {
+		o.Panicked = func() {}
 	}
 	orDefault(&o.MaxEventBody, 1<<20)
 	orDefault(&o.MaxBatchBody, 16<<20)

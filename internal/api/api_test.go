@@ -301,7 +301,8 @@ func TestAnotherTenantsThingsAreUnknown(t *testing.T) {
 }
 
 func TestPanicHarmsItsRequestAlone(t *testing.T) {
-	s := newServer(t, func(o *api.Options) { o.Replays = nil })
+	panicked := 0
+	s := newServer(t, func(o *api.Options) { o.Replays, o.Panicked = nil, func() { panicked++ } })
 	webhook := s.newWebhook()
 	a := s.must(500, "POST", "/services/webhooks/"+webhook+"/discard-queue", "", "X-Request-Id: mine-1")
 	if strings.TrimSpace(a.body) != `{"error":{"message":"Internal error","code":"INTERNAL_ERROR"}}` || a.header.Get("X-Request-Id") != "mine-1" {
@@ -312,6 +313,9 @@ func TestPanicHarmsItsRequestAlone(t *testing.T) {
 		t.Errorf("log = %s", log)
 	}
 	s.must(200, "GET", "/services/webhooks", "")
+	if panicked != 1 {
+		t.Errorf("counted %d", panicked)
+	}
 	if got := s.must(200, "GET", "/services/webhooks", "", "X-Request-Id: a b").header.Get("X-Request-Id"); got == "a b" || got == "" {
 		t.Errorf("X-Request-Id = %q, want one of the server's", got)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/plinqx/hypha/internal/auth"
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/ratelimit"
@@ -157,7 +158,9 @@ func (a *api) panicked(e *exchange, p any) (cut bool) {
 		return true
 	}
 	e.failed = true
-	err := fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+	// The line of the request is the one in the log that has the stack.
+	err := fmt.Errorf("panic: %s\n%s", contain.Describe(p), debug.Stack())
+	a.o.Panicked()
 	if e.status != 0 {
 		e.err = err
 		return true

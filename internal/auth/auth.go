@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"github.com/plinqx/hypha/internal/catalog"
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
@@ -54,6 +55,8 @@ type Options struct {
 	Catalog *catalog.Catalog
 	Now     func() time.Time
 	Logger  *slog.Logger
+	// Guard contains panics. Default: they end the process by themselves.
+	Guard *contain.Guard
 	// SessionLifetime is how long a sign-in lasts, used or not; default
 	// DefaultSessionLifetime. SessionIdle is how long it lasts without being used,
 	// to the minute; default DefaultSessionIdle.
@@ -359,7 +362,12 @@ func (a *Auth) ActFor(ctx context.Context, p *Principal, tenant string) (*Princi
 
 // Start begins to write down the last uses of keys and sessions, and failed log-ins.
 // Stop ends it.
-func (a *Auth) Start() { go a.writeUses() }
+func (a *Auth) Start() {
+	go func() {
+		defer close(a.done)
+		a.writeUses()
+	}()
+}
 
 // Stop ends what Start began, and writes what is not written yet. It must be
 // called once, after Start. It returns ctx's error if that ends first.
@@ -375,7 +383,6 @@ func (a *Auth) Stop(ctx context.Context) error {
 }
 
 func (a *Auth) writeUses() {
-	defer close(a.done)
 	ticker := time.NewTicker(touchEvery)
 	defer ticker.Stop()
 	for {
@@ -385,10 +392,16 @@ func (a *Auth) writeUses() {
 		case <-ticker.C:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), touchEvery)
-		if err := a.flushUses(ctx); err != nil {
-			a.o.Logger.Warn("the last uses of API keys and sessions could not be written and will be tried again", "err", err)
-		}
-		a.recordFailures(ctx, false)
+		_ = a.o.Guard.Try(contain.Background, "the writing of last uses", func() error { // logs; the rest is for the next time
+			if err := a.flushUses(ctx); err != nil {
+				a.o.Logger.Warn("the last uses of API keys and sessions could not be written and will be tried again", "err", err)
+			}
+			return nil
+		})
+		_ = a.o.Guard.Try(contain.Background, "the writing of refused sign-ins", func() error {
+			a.recordFailures(ctx, false)
+			return nil
+		})
 		cancel()
 	}
 }

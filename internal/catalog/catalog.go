@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/match"
@@ -47,6 +48,7 @@ type Catalog struct {
 	source    Source
 	box       Box
 	observers []Observer
+	guard     *contain.Guard
 
 	marks atomic.Uint64
 
@@ -362,10 +364,25 @@ func (c *Catalog) swap(tenant id.Tenant, next func(held *Snapshot) *Snapshot) {
 	}
 }
 
+// Contain has a guard keep the panics of observers from those who change something:
+// the change is made by then, and the other observers are to hear of it too. Whoever
+// missed it asks again before it goes by it. It is to be called before the catalogue
+// is used.
+func (c *Catalog) Contain(guard *contain.Guard) { c.guard = guard }
+
 func (c *Catalog) notify(tenant id.Tenant, webhook id.Webhook) {
 	for _, o := range c.observers {
-		o.WebhookChanged(tenant, webhook)
+		c.tell(o, tenant, webhook)
 	}
+}
+
+func (c *Catalog) tell(o Observer, tenant id.Tenant, webhook id.Webhook) {
+	defer func() {
+		if p := recover(); p != nil {
+			_ = c.guard.Caught(contain.Background, "an observer of the configuration", p, "tenant", tenant, "webhook", webhook) // logged, and that is all
+		}
+	}()
+	o.WebhookChanged(tenant, webhook)
 }
 
 // Snapshot is a tenant's configuration at one version.

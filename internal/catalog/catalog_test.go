@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/plinqx/hypha/internal/catalog"
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/seal"
@@ -329,6 +331,33 @@ func TestObserversSeeTheChange(t *testing.T) {
 	want := []string{"w1 paused false", "w1 paused true", "gone"}
 	if diff := gocmp.Diff(want, seen.lines); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// breaking is an observer that panics.
+type breaking struct{}
+
+func (breaking) WebhookChanged(id.Tenant, id.Webhook) { panic("whatever it is") }
+
+// An observer that panics harms neither whoever changes something nor the others.
+func TestObserverPanics(t *testing.T) {
+	w := newWorld(t)
+	counted := 0
+	w.catalog.Contain(contain.New(contain.Options{
+		Logger: slog.New(slog.DiscardHandler), Counted: func(contain.Where) { counted++ }, End: func() { t.Error("the process ends") },
+	}))
+	seen := observer{c: w.catalog}
+	w.catalog.Observe(breaking{})
+	w.catalog.Observe(&seen)
+	if _, err := w.catalog.Tenant(t.Context(), tenant); err != nil {
+		t.Fatal(err)
+	}
+	w.putWebhook(t, webhook(1))
+	w.deleteWebhook(id.Webhook{1})
+	w.untold[0]()
+	w.untold[1]()
+	if len(seen.lines) != 2 || counted != 2 {
+		t.Errorf("the other one saw %q; counted %d", seen.lines, counted)
 	}
 }
 

@@ -31,6 +31,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
@@ -117,6 +118,8 @@ type Options struct {
 	Nodes  store.Nodes
 	Clock  *Clock
 	Logger *slog.Logger
+	// Guard contains panics. Default: they end the process by themselves.
+	Guard *contain.Guard
 }
 
 // Cluster is this process as a node. It is safe for concurrent use. It works
@@ -177,7 +180,9 @@ func (c *Cluster) Start(ctx context.Context) error {
 	if err := c.beat(ctx); err != nil {
 		return fmt.Errorf("join the nodes of the database: %w", err)
 	}
-	c.wg.Go(c.beats)
+	// A node that can't say that it lives, or does not take in what others changed,
+	// does best to end: others take its work over.
+	c.wg.Go(func() { c.o.Guard.OrEnd("the node's beats", c.beats) })
 	return nil
 }
 
@@ -186,8 +191,8 @@ func (c *Cluster) Attach(p Parts) {
 	c.mu.Lock()
 	c.parts = &p
 	c.mu.Unlock()
-	c.wg.Go(func() { c.whenever(c.heed, c.tell) })
-	c.wg.Go(func() { c.whenever(c.survey, c.work) })
+	c.wg.Go(func() { c.o.Guard.OrEnd("what other nodes changed", func() { c.whenever(c.heed, c.tell) }) })
+	c.wg.Go(func() { c.o.Guard.OrEnd("what other nodes left", func() { c.whenever(c.survey, c.work) }) })
 	kick(c.heed)
 	kick(c.survey)
 }
@@ -298,7 +303,11 @@ func (c *Cluster) beat(ctx context.Context) error {
 	m := c.mark()
 	c.sent = time.Now()
 	ctx, cancel := context.WithTimeout(ctx, Lease/2) // confirmed later, it would be worth nothing
-	pulse, err := c.o.Nodes.Beat(ctx)
+	var pulse *store.Pulse
+	err := c.o.Guard.Try(contain.Background, "a beat", func() (err error) {
+		pulse, err = c.o.Nodes.Beat(ctx)
+		return err
+	})
 	cancel()
 	switch {
 	case errors.Is(err, store.ErrFenced):
@@ -390,7 +399,7 @@ func (c *Cluster) rejoin() error {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		sent := time.Now()
-		joined <- result{sent, c.o.Nodes.Join(ctx)}
+		joined <- result{sent, c.o.Guard.Try(contain.Store, "joining the other nodes", func() error { return c.o.Nodes.Join(ctx) })}
 	}
 	if p == nil {
 		join(c.ctx)
@@ -496,7 +505,8 @@ func (c *Cluster) heldBack(p *Parts, discards []store.LaneKey) {
 			}
 			c.released[k] = now
 			within, cancel := context.WithTimeout(ctx, patience)
-			err := c.o.Nodes.Release(within, k.Tenant, k.Webhook, p.Lanes.Held(k.Tenant, k.Webhook))
+			held := p.Lanes.Held(k.Tenant, k.Webhook)
+			err := c.o.Guard.Try(contain.Store, "releasing what another node discards", func() error { return c.o.Nodes.Release(within, k.Tenant, k.Webhook, held) })
 			cancel()
 			if err != nil {
 				c.o.Logger.Warn("what another node discards could not be released; trying again", "tenant", k.Tenant, "webhook", k.Webhook, "err", err)

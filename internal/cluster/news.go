@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
 )
@@ -65,7 +66,8 @@ func (c *Cluster) tell() {
 	}
 	for tenant, version := range tenants {
 		c.bury()
-		if err := p.Catalog.Moved(c.ctx, tenant, version); err != nil {
+		err := c.o.Guard.Try(contain.Background, "reading what another node changed", func() error { return p.Catalog.Moved(c.ctx, tenant, version) })
+		if err != nil {
 			c.log().Warn("a tenant's configuration has changed and can't be read; trying again", "tenant", tenant, "err", err)
 			c.mu.Lock()
 			c.news.tenant(store.TenantChange{Tenant: tenant, Version: version})
@@ -90,7 +92,11 @@ func (c *Cluster) bury() {
 			return // the next beats say whether it still is
 		}
 		ctx, cancel := context.WithTimeout(c.ctx, takeOverTime)
-		took, err := c.o.Nodes.TakeOver(ctx, d.Node, Lease)
+		var took bool
+		err := c.o.Guard.Try(contain.Background, "taking over a node", func() (err error) {
+			took, err = c.o.Nodes.TakeOver(ctx, d.Node, Lease)
+			return err
+		})
 		cancel()
 		switch {
 		case err != nil:
@@ -142,13 +148,13 @@ func (c *Cluster) work() {
 	c.mu.Unlock()
 	var failed chores
 	if todo.jobs {
-		if err := p.Jobs.TakeUp(c.ctx); err != nil {
+		if err := c.try("taking up jobs", p.Jobs.TakeUp); err != nil {
 			failed.jobs = true
 			c.log().Warn("the jobs that nobody works off can't be read; trying again", "err", err)
 		}
 	}
 	if todo.renew {
-		if err := p.Catalog.Renew(c.ctx); err != nil {
+		if err := c.try("reading the configuration anew", p.Catalog.Renew); err != nil {
 			failed.renew = true
 			c.log().Warn("the configuration can't be read anew; trying again", "err", err)
 		}
@@ -158,7 +164,7 @@ func (c *Cluster) work() {
 		if todo.look {
 			look = p.Lanes.Look
 		}
-		if err := look(c.ctx); err != nil {
+		if err := c.try("looking for what waits", look); err != nil {
 			failed.look, failed.reconcile = todo.look, todo.reconcile
 			c.log().Warn("what waits can't be looked for; trying again", "err", err)
 		}
@@ -166,6 +172,11 @@ func (c *Cluster) work() {
 	c.mu.Lock()
 	c.put(failed)
 	c.mu.Unlock()
+}
+
+// try does a chore. One that panics has failed.
+func (c *Cluster) try(what string, chore func(context.Context) error) error {
+	return c.o.Guard.Try(contain.Background, what, func() error { return chore(c.ctx) })
 }
 
 // log is for what failed, unless it is known that the database is away.

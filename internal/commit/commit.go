@@ -17,6 +17,9 @@
 //     wait too long is refused at once, and while the store hangs all are.
 //   - Tenants take turns, each with as much as another: one that publishes more
 //     than can be written waits, and is refused, by itself.
+//   - What makes the store panic fails alone, as what it can't write does. A panic
+//     of anything else in here ends the process: nobody would be told any more what
+//     was written, and what was not.
 //
 // It must not know what a lane is, nor how a store works.
 package commit
@@ -29,6 +32,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
@@ -43,6 +47,8 @@ type Applier interface {
 type Options struct {
 	Store  Applier // required
 	Logger *slog.Logger
+	// Guard contains panics. Default: they end the process by themselves.
+	Guard *contain.Guard
 	// MaxBatchRows bounds a transaction: events, deliveries and outcomes
 	// together; default 20,000. MaxBatchBytes bounds its bodies; default 16 MiB.
 	MaxBatchRows, MaxBatchBytes int
@@ -175,8 +181,8 @@ func orDefault[T comparable](v *T, fallback T) {
 
 // Start begins to commit. It returns at once; Close ends it.
 func (c *Committer) Start() {
-	c.wg.Go(c.run)
-	c.wg.Go(c.watch)
+	c.wg.Go(func() { c.o.Guard.OrEnd("the committer", c.run) })
+	c.wg.Go(func() { c.o.Guard.OrEnd("the committer's watch", c.watch) })
 }
 
 // Close refuses further accepts, writes all that waits, and ends the committer.
@@ -205,10 +211,22 @@ func (c *Committer) Close(ctx context.Context) error {
 // nil if it may come in. It is for a caller that has not made its accept yet,
 // and spares it the work.
 func (c *Committer) Admit(tenant id.Tenant) error {
+	return c.refusal(c.admit(tenant))
+}
+
+func (c *Committer) admit(tenant id.Tenant) Reason {
 	c.mu.Lock()
-	why := c.judge(tenant, load{rows: 1}, time.Now())
+	defer c.unlock()
+	return c.judge(tenant, load{rows: 1}, time.Now())
+}
+
+// unlock gives c.mu back, deferred. After a panic it does not: what waits may be half
+// changed, and nobody may see that before the process has ended.
+func (c *Committer) unlock() {
+	if p := recover(); p != nil {
+		c.o.Guard.Torn("what waits to be committed", p)
+	}
 	c.mu.Unlock()
-	return c.refusal(why)
 }
 
 // Accept writes an accept and returns when it is on disk: nil, the accept's own
@@ -230,15 +248,18 @@ func (c *Committer) Accept(ctx context.Context, a *store.Accept, settle func(com
 	}
 }
 
-func (c *Committer) enqueue(it *accept) error {
+func (c *Committer) enqueue(it *accept) error { return c.refusal(c.push(it)) }
+
+// push has an accept wait, or says why not.
+func (c *Committer) push(it *accept) Reason {
 	c.mu.Lock()
+	defer c.unlock()
 	why := c.judge(it.Tenant, it.load, it.at)
 	if why == "" {
 		c.line.push(it)
 		c.kick()
 	}
-	c.mu.Unlock()
-	return c.refusal(why)
+	return why
 }
 
 // judge says why an accept is refused, "" if it is not. c.mu is held.
@@ -323,7 +344,7 @@ func refused(why Reason) error {
 // Record writes an outcome soon. It does not wait.
 func (c *Committer) Record(o *store.Outcome) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.outcomes = append(c.outcomes, o)
 	if len(c.outcomes) == 1 {
 		c.oldest = time.Now()
@@ -346,7 +367,7 @@ type Gauge struct {
 // Gauge tells how much waits now.
 func (c *Committer) Gauge() Gauge {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	g := Gauge{Rows: c.line.rows, Bytes: c.line.bytes, Tenants: len(c.line.tenants), Unrecorded: len(c.outcomes) + c.writing}
 	now := time.Now()
 	g.Wait = c.wait(min(c.line.weight(), g.Tenants*quantum)+len(c.outcomes), now)
@@ -368,7 +389,7 @@ const (
 // be, the last time it was tried, or if that is long ago.
 func (c *Committer) Trouble() error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	t := &c.trouble
 	if t.err == nil || t.last.Sub(t.since) < troubled || time.Since(t.last) > forgotten {
 		return nil
@@ -391,14 +412,14 @@ func (t *trouble) noted(err error, now time.Time) {
 // Idle reports whether nothing has been written for a time.
 func (c *Committer) Idle(since time.Duration) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return c.at.IsZero() && c.line.empty() && time.Since(c.worked) >= since
 }
 
 // Unrecorded is how many outcomes are not on disk yet.
 func (c *Committer) Unrecorded() int {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return len(c.outcomes) + c.writing
 }
 
@@ -408,7 +429,7 @@ func (c *Committer) Unrecorded() int {
 // that it is its turn. It does not wait. After Close it is not run.
 func (c *Committer) Do(f func(ctx context.Context)) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.closed {
 		return
 	}
@@ -537,7 +558,7 @@ const idle = time.Hour
 // wait, or a negative time when all is over.
 func (c *Committer) take() (w work, wait time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.abandoned {
 		return w, -1
 	}
@@ -643,7 +664,7 @@ func (c *Committer) apply(ctx context.Context, accepts []*accept, outcomes []*st
 		c.mu.Unlock()
 	}
 	start := time.Now()
-	err := c.o.Store.Apply(ctx, &b)
+	err := c.tryApply(ctx, &b)
 	c.mu.Lock()
 	c.wrote, c.failed = true, c.failed || err != nil
 	c.trouble.noted(err, time.Now())
@@ -652,6 +673,17 @@ func (c *Committer) apply(ctx context.Context, accepts []*accept, outcomes []*st
 	clear(b.Accepts)
 	c.batch = b.Accepts
 	return err
+}
+
+// tryApply has the store write. It leaves no trace where it panics: a transaction
+// that does not come to its end is none.
+func (c *Committer) tryApply(ctx context.Context, b *store.Batch) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = c.o.Guard.Caught(contain.Store, "writing events and outcomes", p, "accepts", len(b.Accepts), "outcomes", len(b.Outcomes))
+		}
+	}()
+	return c.o.Store.Apply(ctx, b)
 }
 
 // written settles accepts that the store was given.

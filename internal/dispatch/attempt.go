@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/plinqx/hypha/internal/catalog"
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/egress"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/lane"
@@ -133,7 +134,7 @@ func (d *Dispatcher) headers(h http.Header, t *target, it *lane.Item, at time.Ti
 func (d *Dispatcher) attempt(l *laneState, it *lane.Item, w worker, h http.Header) {
 	outcome, verdict, a := d.try(l, it, h, false)
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	l.Finished(verdict, d.now())
 	d.turned(l)
 	if outcome == nil {
@@ -159,7 +160,7 @@ func (d *Dispatcher) attempt(l *laneState, it *lane.Item, w worker, h http.Heade
 func (d *Dispatcher) test(l *laneState, it *lane.Item, w *watch) {
 	outcome, _, a := d.try(l, it, make(http.Header, maxVarying), true)
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	if outcome == nil {
 		l.Forget(it.ID) // the webhook is gone, or we are stopping
 	} else {
@@ -186,8 +187,16 @@ func (d *Dispatcher) ended() {
 
 // try makes the attempt, if the webhook still wants it. A nil outcome gives the
 // delivery back as it was. The map is room for its headers.
-func (d *Dispatcher) try(l *laneState, it *lane.Item, h http.Header, whatever bool) (*store.Outcome, lane.Verdict, *hook.Attempt) {
+func (d *Dispatcher) try(l *laneState, it *lane.Item, h http.Header, whatever bool) (outcome *store.Outcome, verdict lane.Verdict, made *hook.Attempt) {
 	now := d.now()
+	var w *hook.Webhook
+	var a *hook.Attempt
+	defer func() {
+		if p := recover(); p != nil {
+			_ = d.o.Guard.Caught(contain.Delivery, "an attempt", p, "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID) // logged, and that is all
+			outcome, verdict, made = d.broken(l, it, w, a, now)
+		}
+	}()
 	if !it.ExpiresAt.After(now) {
 		return d.expired(l, it, now), lane.NoWord, nil
 	}
@@ -225,11 +234,44 @@ func (d *Dispatcher) try(l *laneState, it *lane.Item, h http.Header, whatever bo
 	if !d.o.MaySend() {
 		return nil, lane.NoWord, nil // what came before took too long
 	}
-	a := d.o.Sender.Send(d.hard, send.Request{Tenant: l.Tenant, URL: t.url, Head: t.head, Header: h, Body: it.Body, Timeout: t.timeout, Redact: t.redact})
+	a = d.o.Sender.Send(d.hard, send.Request{Tenant: l.Tenant, URL: t.url, Head: t.head, Header: h, Body: it.Body, Timeout: t.timeout, Redact: t.redact})
 	a.StartedAt = now // the time that was signed
 	if d.hard.Err() != nil && a.Failure != nil {
 		return nil, lane.NoWord, nil // we broke it off ourselves: it counts for nothing
 	}
+	return d.decide(l, it, w, a)
+}
+
+// afterPanic is when a delivery is tried again of which the schedule could not be
+// asked.
+const afterPanic = 5 * time.Minute
+
+// broken is try's answer when it panicked: w is nil if it had not come so far as to
+// know the webhook, a if it had not sent anything that came to an end. Sent or not,
+// the attempt is one, so that a delivery that always panics is given up some day.
+func (d *Dispatcher) broken(l *laneState, it *lane.Item, w *hook.Webhook, a *hook.Attempt, began time.Time) (outcome *store.Outcome, verdict lane.Verdict, made *hook.Attempt) {
+	if w == nil {
+		if w, _ = d.o.Catalog.Held(l.Tenant, l.Webhook); w == nil {
+			return nil, lane.NoWord, nil // it is read again before anything is sent
+		}
+	}
+	if a == nil {
+		a = &hook.Attempt{Failure: &hook.Failure{Kind: hook.FailureInternal, Message: "the attempt failed within the server"}, Duration: d.now().Sub(began)}
+	}
+	a.StartedAt = began
+	defer func() {
+		if p := recover(); p != nil {
+			// Twice: it was what decides.
+			_ = d.o.Guard.Caught(contain.Delivery, "what is done after an attempt", p, "tenant", l.Tenant, "webhook", l.Webhook, "delivery", it.ID) // logged, and that is all
+			end := began.Add(a.Duration)
+			outcome, verdict, made = &store.Outcome{
+				Tenant: l.Tenant, Webhook: l.Webhook, Delivery: it.ID, Attempt: *a, Change: hook.Succeeded, Try: it.Try + 1, At: end,
+			}, lane.NoWord, a
+			if a.Failure != nil {
+				outcome.Change, outcome.Due = hook.Postponed, end.Add(afterPanic)
+			}
+		}
+	}()
 	return d.decide(l, it, w, a)
 }
 

@@ -13,6 +13,8 @@
 //     more than there are slots: a crash can't double more than that.
 //   - Nothing is polled: a lane moves when something happened to it, or when the
 //     time it named has come.
+//   - An attempt that panics has failed, and harms nobody else. A panic while the
+//     lanes change ends the process: they would not agree with the disk any more.
 //
 // It must not know HTTP, nor who published what.
 package dispatch
@@ -28,6 +30,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/plinqx/hypha/internal/catalog"
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/lane"
@@ -78,6 +81,8 @@ type Options struct {
 	UserAgent string
 	Now       func() time.Time
 	Logger    *slog.Logger
+	// Guard contains panics. Default: they end the process by themselves.
+	Guard *contain.Guard
 	// Slots is the most attempts in flight at once; default 1,024.
 	Slots int
 	// Memory is the most that deliveries waiting in memory may take, in bytes;
@@ -235,9 +240,9 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 		l.sweepAt = now
 	}
 	d.mu.Unlock()
-	d.wg.Go(d.clock)
+	d.wg.Go(func() { d.o.Guard.OrEnd("the clock of the lanes", d.clock) })
 	if d.o.TellBreaker != nil {
-		d.wg.Go(d.tellBreakers)
+		d.wg.Go(func() { d.o.Guard.OrEnd("the telling of breakers", d.tellBreakers) })
 	}
 	d.wg.Go(func() {
 		// Which webhooks may send is the catalogue's to say; reading it for all
@@ -283,6 +288,15 @@ func (d *Dispatcher) Stop(ctx context.Context) {
 
 func (d *Dispatcher) now() time.Time { return d.o.Now() }
 
+// unlock gives d.mu back, deferred. After a panic it does not: what the lanes hold
+// may be half changed, and nobody may see that before the process has ended.
+func (d *Dispatcher) unlock() {
+	if p := recover(); p != nil {
+		d.o.Guard.Torn("the lanes", p)
+	}
+	d.mu.Unlock()
+}
+
 // lane finds or makes a lane. d.mu is held.
 func (d *Dispatcher) lane(tenant id.Tenant, webhook id.Webhook) *laneState {
 	k := key{tenant, webhook}
@@ -310,36 +324,53 @@ func (d *Dispatcher) WebhookChanged(tenant id.Tenant, webhook id.Webhook) {
 // puts its state into the lane. d.mu is not held.
 func (d *Dispatcher) look(l *laneState) (*hook.Webhook, error) {
 	for {
-		w, err := d.o.Catalog.Webhook(d.hard, l.Tenant, l.Webhook)
+		w, err := d.read(l)
 		gone := err != nil && hook.CodeOf(err) == hook.CodeNotFound
 		if err != nil && !gone {
 			d.o.Logger.Warn("a webhook's configuration could not be read; trying again", "tenant", l.Tenant, "webhook", l.Webhook, "err", err)
 			d.mu.Lock()
-			defer d.mu.Unlock()
+			defer d.unlock()
 			// Until it is known what may be sent, nothing is.
 			l.known, l.looking, l.lookAt = false, false, d.now().Add(time.Second)
 			l.Configure(false, time.Time{}, d.now())
 			d.update(l)
 			return nil, err
 		}
-		d.mu.Lock()
-		// It may have changed since, and whoever was to tell may have been
-		// here before us. What the catalogue holds now is the newest: of a
-		// later change we are told later.
-		held, ok := d.o.Catalog.Held(l.Tenant, l.Webhook)
-		if !ok && !gone {
-			d.mu.Unlock()
-			continue
+		if w, ok := d.looked(l, w, gone); ok {
+			return w, nil
 		}
-		if ok {
-			w = held
-		}
-		if d.configure(l, w) {
-			d.update(l)
-		}
-		d.mu.Unlock()
-		return w, nil
 	}
+}
+
+// read answers a lane's webhook as the catalogue has it.
+func (d *Dispatcher) read(l *laneState) (w *hook.Webhook, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = d.o.Guard.Caught(contain.Background, "reading a webhook's configuration", p, "tenant", l.Tenant, "webhook", l.Webhook)
+		}
+	}()
+	return d.o.Catalog.Webhook(d.hard, l.Tenant, l.Webhook)
+}
+
+// looked puts the state of a webhook that was read into its lane, unless it has to be
+// read again.
+func (d *Dispatcher) looked(l *laneState, w *hook.Webhook, gone bool) (*hook.Webhook, bool) {
+	d.mu.Lock()
+	defer d.unlock()
+	// It may have changed since, and whoever was to tell may have been here before
+	// us. What the catalogue holds now is the newest: of a later change we are told
+	// later.
+	held, ok := d.o.Catalog.Held(l.Tenant, l.Webhook)
+	if !ok && !gone {
+		return nil, false
+	}
+	if ok {
+		w = held
+	}
+	if d.configure(l, w) {
+		d.update(l)
+	}
+	return w, true
 }
 
 // configure puts a webhook's state into its lane, nil for one that was deleted,
@@ -367,7 +398,7 @@ func (d *Dispatcher) Reserve(tenant id.Tenant, e *store.NewEvent) {
 	d.learn(tenant, e)
 	now, taken := d.now(), places{body: e.Body}
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for i := range e.Deliveries {
 		nd := &e.Deliveries[i]
 		l := d.lane(tenant, nd.Webhook)
@@ -415,7 +446,7 @@ func (d *Dispatcher) HandOver(tenant id.Tenant, e *store.NewEvent) {
 	}
 	shared := &lane.Shared{Size: len(e.Body)}
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for i := range e.Deliveries {
 		if nd := &e.Deliveries[i]; nd.Held && nd.Trigger != hook.TriggerTest {
 			shared.Holders++
@@ -469,7 +500,7 @@ func (d *Dispatcher) startTest(l *laneState, it *lane.Item) {
 func (d *Dispatcher) Release(tenant id.Tenant, e *store.NewEvent) {
 	returned := places{body: e.Body}
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for i := range e.Deliveries {
 		nd := &e.Deliveries[i]
 		l := d.lane(tenant, nd.Webhook)
@@ -491,14 +522,14 @@ func (d *Dispatcher) Release(tenant id.Tenant, e *store.NewEvent) {
 // Watch implements ingest.Lanes.
 func (d *Dispatcher) Watch(tenant id.Tenant, delivery id.Delivery) (attempt <-chan *hook.Attempt, stop func(), ok bool) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	if d.testsOf[tenant] >= testsOfTenant || d.tests >= max(d.o.Slots/testsOfSlots, 1) {
 		return nil, nil, false
 	}
 	w := d.newWatch(delivery, tenant)
 	return w.attempt, func() {
 		d.mu.Lock()
-		defer d.mu.Unlock()
+		defer d.unlock()
 		delete(d.watches, delivery)
 		if !w.started {
 			d.testEnded(tenant)
@@ -526,7 +557,7 @@ func (d *Dispatcher) testEnded(tenant id.Tenant) {
 // Recorded takes outcomes that are on disk. The committer calls it.
 func (d *Dispatcher) Recorded(outcomes []*store.Outcome) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for _, o := range outcomes {
 		l := d.lane(o.Tenant, o.Webhook)
 		due := time.Time{}
@@ -618,12 +649,16 @@ func (d *Dispatcher) fetch(l *laneState, limit, room int, urgent bool) {
 		d.mu.Lock()
 		held := l.Held()
 		d.mu.Unlock()
-		got, err := d.o.Store.Claim(ctx, store.ClaimParams{
-			Tenant: l.Tenant, Webhook: l.Webhook, Now: d.now(), Limit: limit, MaxBytes: room,
-			Held: func(delivery id.Delivery) bool { _, ok := held[delivery]; return ok },
+		var got *store.Claimed
+		err := d.o.Guard.Try(contain.Store, "fetching what is due", func() (err error) {
+			got, err = d.o.Store.Claim(ctx, store.ClaimParams{
+				Tenant: l.Tenant, Webhook: l.Webhook, Now: d.now(), Limit: limit, MaxBytes: room,
+				Held: func(delivery id.Delivery) bool { _, ok := held[delivery]; return ok },
+			})
+			return err
 		})
 		d.mu.Lock()
-		defer d.mu.Unlock()
+		defer d.unlock()
 		d.memory.take(l, -reserve, -reserve)
 		if err != nil {
 			d.o.Logger.Warn("due deliveries could not be fetched; trying again", "tenant", l.Tenant, "webhook", l.Webhook, "err", err)
@@ -669,7 +704,7 @@ const idleSleep = time.Hour
 
 func (d *Dispatcher) tick() time.Duration {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	now := d.now()
 	sleep := idleSleep
 	if d.trim(now) {
@@ -712,12 +747,16 @@ func (d *Dispatcher) sweep(l *laneState) {
 		d.mu.Lock()
 		held := l.Held()
 		d.mu.Unlock()
-		got, err := d.o.Store.Expire(ctx, store.ExpireParams{
-			Tenant: l.Tenant, Webhook: l.Webhook, Now: d.now(), Limit: sweepLimit,
-			Held: func(delivery id.Delivery) bool { _, ok := held[delivery]; return ok },
+		var got *store.ExpireResult
+		err := d.o.Guard.Try(contain.Store, "giving up what is too old", func() (err error) {
+			got, err = d.o.Store.Expire(ctx, store.ExpireParams{
+				Tenant: l.Tenant, Webhook: l.Webhook, Now: d.now(), Limit: sweepLimit,
+				Held: func(delivery id.Delivery) bool { _, ok := held[delivery]; return ok },
+			})
+			return err
 		})
 		d.mu.Lock()
-		defer d.mu.Unlock()
+		defer d.unlock()
 		l.sweeping = false
 		again := d.now().Add(sweepAgain)
 		switch {

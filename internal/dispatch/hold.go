@@ -16,7 +16,7 @@ import (
 // yet: then nothing may be changed.
 func (d *Dispatcher) Drop(tenant id.Tenant, webhook id.Webhook, delivery id.Delivery) bool {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	l := d.lanes[key{tenant, webhook}]
 	if l == nil {
 		return true
@@ -33,7 +33,7 @@ func (d *Dispatcher) Drop(tenant id.Tenant, webhook id.Webhook, delivery id.Deli
 // of it is sent.
 func (d *Dispatcher) Discard(tenant id.Tenant, webhook id.Webhook, on bool) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	l := d.lanes[key{tenant, webhook}]
 	if l == nil && !on {
 		return
@@ -49,7 +49,7 @@ func (d *Dispatcher) Discard(tenant id.Tenant, webhook id.Webhook, on bool) {
 // Held reports what is in memory or being sent, as it is now.
 func (d *Dispatcher) Held(tenant id.Tenant, webhook id.Webhook) func(id.Delivery) bool {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	l := d.lanes[key{tenant, webhook}]
 	if l == nil {
 		return func(id.Delivery) bool { return false }
@@ -77,7 +77,7 @@ func (d *Dispatcher) Wake(tenant id.Tenant, webhook id.Webhook) {
 // Busy reports whether a lane has work that is due, or can't send.
 func (d *Dispatcher) Busy(tenant id.Tenant, webhook id.Webhook) bool {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	l := d.lanes[key{tenant, webhook}]
 	return l != nil && (!l.known || l.Busy(d.now()))
 }
@@ -114,7 +114,7 @@ func (d *Dispatcher) Gauge() Gauge {
 	bounds := lane.LimitBounds()
 	sending, waiting := make(map[id.Tenant]struct{}), make(map[id.Tenant]struct{})
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	now := d.now()
 	g := Gauge{
 		InFlight: d.inFlight, Slots: d.o.Slots, Memory: d.memory.taken, MemoryAllowed: d.o.Memory,

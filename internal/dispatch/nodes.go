@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
 )
@@ -15,7 +16,7 @@ import (
 // Pump starts what may start: it is for when Options.MaySend has turned true.
 func (d *Dispatcher) Pump() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	d.pump()
 }
 
@@ -24,7 +25,7 @@ func (d *Dispatcher) Pump() {
 // committer's goroutine, before the store takes anything new for this process.
 func (d *Dispatcher) Fence() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for _, l := range d.lanes {
 		for _, it := range l.Fence() {
 			d.letGo(l, it)
@@ -52,7 +53,9 @@ func (d *Dispatcher) release() {
 	}
 	d.o.Committer.Do(func(ctx context.Context) {
 		for _, l := range given {
-			if err := d.o.Release(ctx, l.Tenant, l.Webhook, d.Held(l.Tenant, l.Webhook)); err != nil {
+			held := d.Held(l.Tenant, l.Webhook)
+			err := d.o.Guard.Try(contain.Store, "releasing what waits", func() error { return d.o.Release(ctx, l.Tenant, l.Webhook, held) })
+			if err != nil {
 				d.o.Logger.Warn("what waits could not be released; other nodes have it when this one has stopped", "err", err)
 				return
 			}
@@ -83,8 +86,25 @@ func (d *Dispatcher) takeUp(ctx context.Context, want func(late time.Duration) b
 	if err != nil {
 		return err
 	}
-	var unknown []key
+	// One after another, for the sake of the store that the catalogue reads.
+	for _, k := range d.wakeAll(backlog, want) {
+		select {
+		case <-d.quit:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
+			d.WebhookChanged(k.tenant, k.webhook)
+		}
+	}
+	return nil
+}
+
+// wakeAll wakes those lanes, and answers the ones whose webhooks are to be looked at
+// first.
+func (d *Dispatcher) wakeAll(backlog []store.BacklogLane, want func(late time.Duration) bool) (unknown []key) {
 	d.mu.Lock()
+	defer d.unlock()
 	now := d.now()
 	for _, b := range backlog {
 		late := now.Sub(b.Due)
@@ -106,19 +126,7 @@ func (d *Dispatcher) takeUp(ctx context.Context, want func(late time.Duration) b
 			unknown = append(unknown, key{b.Tenant, b.Webhook})
 		}
 	}
-	d.mu.Unlock()
-	// One after another, for the sake of the store that the catalogue reads.
-	for _, k := range unknown {
-		select {
-		case <-d.quit:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		default:
-			d.WebhookChanged(k.tenant, k.webhook)
-		}
-	}
-	return nil
+	return unknown
 }
 
 // Discards says which queues are being discarded, by this process or others:
@@ -127,7 +135,7 @@ func (d *Dispatcher) takeUp(ctx context.Context, want func(late time.Duration) b
 // goroutine, with all of them, again and again.
 func (d *Dispatcher) Discards(all []store.LaneKey) (elsewhere []store.LaneKey) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	now := d.now()
 	before := d.discarded
 	d.discarded = make(map[key]struct{}, len(all))
@@ -178,7 +186,7 @@ type telling struct {
 // passes over it.
 func (d *Dispatcher) Mark() uint64 {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	return d.telling.marks
 }
 
@@ -219,7 +227,9 @@ func (d *Dispatcher) tellBreakers() {
 		until := l.breaker.told
 		d.mu.Unlock()
 
-		err := d.o.TellBreaker(d.hard, l.Tenant, l.Webhook, until)
+		err := d.o.Guard.Try(contain.Background, "the telling of a breaker", func() error {
+			return d.o.TellBreaker(d.hard, l.Tenant, l.Webhook, until)
+		})
 
 		d.mu.Lock()
 		if !l.breaker.queued {
@@ -250,7 +260,7 @@ const graceToTell = 2 * time.Second
 // many times.
 func (d *Dispatcher) BreakerElsewhere(mark uint64, tenant id.Tenant, webhook id.Webhook, until time.Time) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	l := d.lanes[key{tenant, webhook}]
 	if l == nil || l.breaker.mark > mark || until.Equal(l.breaker.heard) {
 		return

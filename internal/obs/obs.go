@@ -60,6 +60,7 @@ type Metrics struct {
 	limited        *prometheus.CounterVec
 	breakersOpened prometheus.Counter
 	breakersClosed prometheus.Counter
+	panics         *prometheus.CounterVec
 
 	// The series of what happens thousands of times a second: to find one by its
 	// labels costs more than to count in it.
@@ -118,9 +119,11 @@ func NewMetrics() *Metrics {
 			Name: "hypha_breaker_opened_total", Help: "How often a webhook's breaker opened."}),
 		breakersClosed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hypha_breaker_closed_total", Help: "How often a webhook's breaker closed again."}),
+		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hypha_panics_total", Help: "Panics of the program that were contained, by the kind of work that failed for it."}, []string{"where"}),
 	}
 	m.registry.MustRegister(m.requests, m.requestTime, m.attempts, m.attemptTime, m.deliveries, m.commits, m.commitTime,
-		m.commitAccepts, m.commitOutcomes, m.commitSize, m.refused, m.limited, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.commitAccepts, m.commitOutcomes, m.commitSize, m.refused, m.limited, m.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.succeeded = m.attempts.WithLabelValues("success")
 	m.succeededTime, m.failureTime = m.attemptTime.WithLabelValues("true"), m.attemptTime.WithLabelValues("false")
 	m.delivered = m.deliveries.WithLabelValues(hook.StatusSuccess.String())
@@ -159,6 +162,17 @@ func (m *Metrics) Limits(by ...string) {
 
 // Limited counts a request that one of the Limits refused.
 func (m *Metrics) Limited(by string) { m.limited.WithLabelValues(by).Inc() }
+
+// Places makes known where panics may be contained, so that each place is shown from
+// the start.
+func (m *Metrics) Places(where ...string) {
+	for _, place := range where {
+		m.panics.WithLabelValues(place)
+	}
+}
+
+// Panicked counts a panic that was contained, in one of the Places.
+func (m *Metrics) Panicked(where string) { m.panics.WithLabelValues(where).Inc() }
 
 // Requested counts a request to the API. Route is the pattern, not the path.
 func (m *Metrics) Requested(route string, status int, took time.Duration) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/plinqx/hypha/internal/audit"
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
@@ -59,6 +60,8 @@ type Options struct {
 	Now       func() time.Time
 	MaxAge    time.Duration // of an unfinished delivery
 	Logger    *slog.Logger
+	// Guard contains panics. Default: they end the process by themselves.
+	Guard *contain.Guard
 }
 
 // The pace of a job: how many deliveries one transaction moves, and how often a
@@ -285,7 +288,8 @@ func (r *Replays) run(job *store.Job) {
 		r.o.Lanes.Discard(job.Tenant, job.Webhook, true)
 	}
 	r.wg.Go(func() {
-		r.work(job)
+		// What a job has done is in the store: begun again, it goes on from there.
+		r.o.Guard.Loop(r.ctx, "a job", func() { r.work(job) })
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		delete(r.running, job.ID)
@@ -361,7 +365,11 @@ func (r *Replays) step(job *store.Job) (*store.Job, error) {
 		if job.Kind == store.JobDiscard {
 			p.Limit = discardChunk
 		}
-		next, err := r.o.Store.StepJob(ctx, p)
+		var next *store.Job
+		err := r.o.Guard.Try(contain.Store, "a step of a job", func() (err error) {
+			next, err = r.o.Store.StepJob(ctx, p)
+			return err
+		})
 		if err == nil && job.Kind == store.JobRetryFailed {
 			r.o.Lanes.Wake(job.Tenant, job.Webhook)
 		}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/store"
 )
 
@@ -39,6 +40,8 @@ type Options struct {
 	AuditAge time.Duration
 	Now      func() time.Time
 	Logger   *slog.Logger
+	// Guard contains panics. Default: they end the process by themselves.
+	Guard *contain.Guard
 	// Turn runs f when nobody else writes to the store, and waits for it; else its
 	// error says why f was not run, or not to its end. What a chunk takes is told
 	// apart from the wait for it by that. Default: f is run at once.
@@ -107,7 +110,8 @@ func New(o Options) *Retention {
 func (r *Retention) Start() {
 	r.wg.Go(func() {
 		for r.sleep(interval) {
-			if err := r.Enforce(r.ctx); err != nil && r.ctx.Err() == nil {
+			err := r.o.Guard.Try(contain.Background, "the deleting of old history", func() error { return r.Enforce(r.ctx) })
+			if err != nil && r.ctx.Err() == nil {
 				r.o.Logger.Warn("old history could not be deleted; trying again", "err", err)
 			}
 		}
@@ -186,7 +190,11 @@ func (r *Retention) deleteChunk(ctx context.Context, p store.PruneParams) (*stor
 	done := make(chan result, 1) // f may come to its end when nobody waits any more
 	err := r.o.Turn(ctx, func(ctx context.Context) {
 		began := time.Now()
-		got, err := r.o.Store.Prune(ctx, p)
+		var got *store.PruneResult
+		err := r.o.Guard.Try(contain.Store, "the deleting of old history", func() (err error) {
+			got, err = r.o.Store.Prune(ctx, p)
+			return err
+		})
 		done <- result{got, time.Since(began), err}
 	})
 	if err != nil {

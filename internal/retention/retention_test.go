@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/retention"
 	"github.com/plinqx/hypha/internal/store"
 )
@@ -214,6 +215,47 @@ func TestItStopsWhileItWaits(t *testing.T) {
 		r.Stop()
 		if h.calls != 0 {
 			t.Errorf("it deleted %d times out of turn", h.calls)
+		}
+	})
+}
+
+// panicking is a history whose first calls panic.
+type panicking struct {
+	history
+	size, prune int
+}
+
+func (p *panicking) Size(ctx context.Context) (int64, error) {
+	if p.size > 0 {
+		p.size--
+		panic("whatever it is")
+	}
+	return p.history.Size(ctx)
+}
+
+func (p *panicking) Prune(ctx context.Context, q store.PruneParams) (*store.PruneResult, error) {
+	if p.prune > 0 {
+		p.prune--
+		panic("whatever it is")
+	}
+	return p.history.Prune(ctx, q)
+}
+
+// After a panic it is tried again when it would have been anyway.
+func TestItGoesOnAfterAPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		counted := map[contain.Where]int{}
+		guard := contain.New(contain.Options{
+			Logger: slog.New(slog.DiscardHandler), Counted: func(w contain.Where) { counted[w]++ }, End: func() { t.Error("the process ends") },
+		})
+		start := time.Now()
+		p := &panicking{history: history{ages: days(40), now: func() time.Time { return start }}, size: 1, prune: 1}
+		r := retention.New(retention.Options{Store: p, MaxAge: 30 * 24 * time.Hour, MaxBytes: 1000, Now: p.now, Logger: slog.New(slog.DiscardHandler), Guard: guard})
+		r.Start()
+		time.Sleep(3*time.Minute + time.Second) // the bubble's clock
+		r.Stop()
+		if len(p.ages) != 30 || counted[contain.Background] != 1 || counted[contain.Store] != 1 {
+			t.Errorf("%d left, counted %v", len(p.ages), counted)
 		}
 	})
 }

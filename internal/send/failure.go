@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/egress"
 	"github.com/plinqx/hypha/internal/hook"
 )
@@ -25,8 +26,11 @@ func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration)
 		network   net.Error
 		handshake *handshakeError
 		proxy     *egress.ProxyError
+		broken    *contain.Error
 	)
 	switch {
+	case errors.As(err, &broken):
+		return fail(hook.FailureInternal, "the attempt failed within the server")
 	case errors.Is(err, errRequest):
 		return fail(hook.FailureInternal, "the request could not be made")
 	case ctx.Err() == nil && errors.As(err, &proxy):

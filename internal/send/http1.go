@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 )
 
@@ -36,6 +37,8 @@ var (
 type work struct {
 	out []byte        // what is written first: the head, and as much of the body as fits
 	in  *bufio.Reader // reads from the work itself
+
+	guard *contain.Guard
 
 	// Of the exchange.
 	c    *conn
@@ -78,6 +81,7 @@ func (s *Sender) overHTTP1(ctx context.Context, now time.Time, h host, r *Reques
 	w, ok := s.work.Get().(*work)
 	if !ok {
 		w = newWork()
+		w.guard = s.o.Guard
 	}
 	defer s.work.Put(w)
 	defer w.free()
@@ -106,7 +110,7 @@ func (s *Sender) overHTTP1(ctx context.Context, now time.Time, h host, r *Reques
 			}
 		}
 		tr.got = true
-		a, fit, err := w.exchange(ctx, c, r, rest, tr)
+		a, fit, err := w.exchangeOrClose(ctx, c, r, rest, tr)
 		if fit && !last {
 			s.idle.put(c, now)
 		} else {
@@ -117,6 +121,19 @@ func (s *Sender) overHTTP1(ctx context.Context, now time.Time, h host, r *Reques
 		}
 		c = nil
 	}
+}
+
+// exchangeOrClose is exchange, after whose panic the connection is closed.
+func (w *work) exchangeOrClose(ctx context.Context, c *conn, r *Request, rest []byte, tr *trace) (a answer, fit bool, err error) {
+	ended := false
+	defer func() {
+		if !ended {
+			c.discard()
+		}
+	}()
+	a, fit, err = w.exchange(ctx, c, r, rest, tr)
+	ended = true
+	return a, fit, err
 }
 
 // exchange writes what is ready and the rest of the body, and reads the answer.
@@ -150,6 +167,12 @@ func (w *work) exchange(ctx context.Context, c *conn, r *Request, rest []byte, t
 		// A receiver may answer before it has read all, and read no more then.
 		out = writing{done: make(chan error, 1)}
 		go func(done chan<- error) {
+			defer func() {
+				if p := recover(); p != nil {
+					done <- w.guard.Caught(contain.Delivery, "the writing of a request", p, "tenant", r.Tenant)
+					c.discard() // no answer is to be waited for
+				}
+			}()
 			_, err := c.write(rest)
 			if err != nil {
 				lastWords(c, end)

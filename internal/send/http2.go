@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 )
@@ -250,7 +251,11 @@ func (s *Sender) dialHTTP2(ctx context.Context, network, address string) (net.Co
 	}
 	ctx, cancel := d.limited(ctx)
 	defer cancel()
-	c, err := s.dialTLS(ctx, network, address)
+	var c *conn
+	err := s.o.Guard.Try(contain.Delivery, "the dial of a transport", func() (err error) { // in a goroutine of that
+		c, err = s.dialTLS(ctx, network, address)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

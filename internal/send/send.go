@@ -27,6 +27,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 )
@@ -59,6 +60,10 @@ type Options struct {
 	// TLS is for tests with certificates of their own; nil otherwise.
 	TLS *tls.Config
 	Now func() time.Time // default time.Now
+	// Guard contains the panics of goroutines that an attempt starts: the attempt
+	// fails. Those of its own go to whoever called Send. Default: they end the
+	// process.
+	Guard *contain.Guard
 }
 
 // Sender is safe for concurrent use. Close frees its connections.

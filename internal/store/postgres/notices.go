@@ -28,7 +28,6 @@ func (s *Store) Notices() <-chan struct{} { return s.notices }
 // listen hears the other nodes until ctx ends, on a connection of its own. Where it
 // can't, nothing is said: whoever beats learns all of it a moment later.
 func (s *Store) listen(ctx context.Context) {
-	defer close(s.notices)
 	for {
 		again, err := s.hear(ctx)
 		if ctx.Err() != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 )
@@ -30,6 +31,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Now is this process's clock. Default: time.Now.
 	Now func() time.Time
+	// Guard contains the panics of what goes on behind the calls. Default: they end
+	// the process by themselves.
+	Guard *contain.Guard
 	// Span is how much time a part of the history holds, in whole hours. History
 	// goes a span at a time. Default: a day.
 	Span time.Duration
@@ -115,9 +119,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	running, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	s.wg.Go(func() { s.fold(running) })
-	s.wg.Go(func() { s.keepSpansAhead(running) })
-	s.wg.Go(func() { s.listen(running) })
+	// Each begins anew with what is in the database.
+	s.wg.Go(func() { o.Guard.Loop(running, "the folding of counts", func() { s.fold(running) }) })
+	s.wg.Go(func() { o.Guard.Loop(running, "the making of spans", func() { s.keepSpansAhead(running) }) })
+	s.wg.Go(func() {
+		defer close(s.notices)
+		o.Guard.Loop(running, "the hearing of other nodes", func() { s.listen(running) })
+	})
 	return s, nil
 }
 

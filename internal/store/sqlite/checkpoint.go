@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	sqlite "modernc.org/sqlite"
+
+	"github.com/plinqx/hypha/internal/contain"
 )
 
 // The write-ahead log is folded into the database in two ways. A goroutine
@@ -70,7 +72,11 @@ func (p *checkpointer) run(ctx context.Context, s *Store) {
 		case <-ctx.Done():
 			return
 		case <-p.wake:
-			size, err := checkpoint(p.conn, "PASSIVE")
+			var size int64
+			err := s.guard.Try(contain.Background, "a checkpoint", func() (err error) {
+				size, err = checkpoint(p.conn, "PASSIVE")
+				return err
+			})
 			if err != nil {
 				s.logger.WarnContext(ctx, "checkpoint failed", "error", err)
 				continue

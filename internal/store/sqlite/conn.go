@@ -104,7 +104,7 @@ func (c *conn) exec(text string, args ...any) (int64, error) {
 
 // query hands the rows of a statement to each, until it says to stop. each may
 // not execute a statement of the same text.
-func (c *conn) query(text string, each func(row) (goOn bool, err error), args ...any) error {
+func (c *conn) query(text string, each func(row) (goOn bool, err error), args ...any) (err error) {
 	s, err := c.prepare(text)
 	if err != nil {
 		return err
@@ -114,6 +114,8 @@ func (c *conn) query(text string, each func(row) (goOn bool, err error), args ..
 	if err != nil {
 		return err
 	}
+	// Where each panics too: no transaction ends while rows are open.
+	defer func() { err = errors.Join(err, rows.Close()) }()
 	dest := make([]driver.Value, len(rows.Columns()))
 	for err == nil {
 		if err = rows.Next(dest); err == nil {
@@ -126,7 +128,7 @@ func (c *conn) query(text string, each func(row) (goOn bool, err error), args ..
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	return errors.Join(err, rows.Close())
+	return err
 }
 
 // scan hands every row of a statement to each.

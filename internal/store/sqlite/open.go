@@ -29,6 +29,7 @@ import (
 	"github.com/gofrs/flock"
 	driver "modernc.org/sqlite"
 
+	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/store"
@@ -42,6 +43,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Now is the store's clock, by which idempotency keys end. Default: time.Now.
 	Now func() time.Time
+	// Guard contains the panics of what goes on behind the calls. Default: they end
+	// the process by themselves.
+	Guard *contain.Guard
 }
 
 // Store is the embedded store. It is safe for concurrent use.
@@ -49,6 +53,7 @@ type Store struct {
 	dir    string
 	path   string
 	logger *slog.Logger
+	guard  *contain.Guard
 	now    func() time.Time
 	lock   *flock.Flock
 
@@ -110,6 +115,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		dir:      o.Dir,
 		path:     filepath.Join(o.Dir, databaseFile),
 		logger:   o.Logger,
+		guard:    o.Guard,
 		now:      o.Now,
 		lock:     lock,
 		turn:     make(chan struct{}, 1),

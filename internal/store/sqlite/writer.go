@@ -68,8 +68,8 @@ func (s *Store) write(ctx context.Context, fn func(*tx) error) error {
 	}))
 }
 
-// transact is write for one who has the turn.
-func (s *Store) transact(ctx context.Context, fn func(*tx) error) error {
+// transact is write for one who has the turn. Where fn panics, that is undone too.
+func (s *Store) transact(ctx context.Context, fn func(*tx) error) (err error) {
 	if s.writer == nil {
 		if err := s.replaceWriter(ctx); err != nil {
 			return err
@@ -79,19 +79,26 @@ func (s *Store) transact(ctx context.Context, fn func(*tx) error) error {
 	if _, err := t.exec("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
-	err := fn(t)
-	if err == nil {
-		err = t.flushCounts()
-	}
-	if err == nil {
-		if _, err = t.exec("COMMIT"); err == nil {
-			t.keep()
-			s.afterCommit()
-			return nil
+	committed := false
+	defer func() {
+		if !committed {
+			s.undoHeld(t)
+			err = errors.Join(err, s.rollback(ctx))
 		}
+	}()
+	if err := fn(t); err != nil {
+		return err
 	}
-	s.undoHeld(t)
-	return errors.Join(err, s.rollback(ctx))
+	if err := t.flushCounts(); err != nil {
+		return err
+	}
+	if _, err := t.exec("COMMIT"); err != nil {
+		return err
+	}
+	committed = true
+	t.keep()
+	s.afterCommit()
+	return nil
 }
 
 // rollback ends the transaction that failed. SQLite ends some by itself (a
@@ -212,7 +219,7 @@ func (s *Store) read(ctx context.Context, tenant id.Tenant, fn func(*conn) error
 }
 
 // snapshot is read for what spans tenants.
-func (s *Store) snapshot(ctx context.Context, fn func(*conn) error) error {
+func (s *Store) snapshot(ctx context.Context, fn func(*conn) error) (err error) {
 	var c *conn
 	select {
 	case c = <-s.readers:
@@ -230,10 +237,12 @@ func (s *Store) snapshot(ctx context.Context, fn func(*conn) error) error {
 	if _, err := c.exec("BEGIN"); err != nil {
 		return edge(err)
 	}
-	err := fn(c)
-	if _, end := c.exec("ROLLBACK"); end != nil && resultCode(end) != codeError {
-		err = errors.Join(err, end, c.close())
-		c = nil
-	}
-	return edge(err)
+	defer func() { // and where fn panics too
+		if _, end := c.exec("ROLLBACK"); end != nil && resultCode(end) != codeError {
+			err = errors.Join(err, end, c.close())
+			c = nil
+		}
+		err = edge(err)
+	}()
+	return fn(c)
 }

@@ -17,6 +17,7 @@ func queueTests() tests {
 		"claims come in order of due, then id":           claimOrder,
 		"a clock that was set back delays nothing":       claimClock,
 		"what is held is passed over":                    claimHeld,
+		"a panic undoes its transaction":                 claimPanics,
 		"a claim is bounded by bytes":                    claimBytes,
 		"a claim says when the next is due":              claimNextDue,
 		"bodies come as they were":                       claimBodies,
@@ -49,6 +50,33 @@ func claimRow(_ *testing.T, f *fixture) {
 	f.now = f.now.Add(5 * time.Second)
 	want.Attempts, want.Try, want.Due = 1, 1, f.now
 	f.equal("claimed again", f.claim(f.a, 10), &store.Claimed{Deliveries: []store.Queued{want}})
+}
+
+// What panics in the middle of a transaction is undone, and nobody has to wait for it
+// after.
+func claimPanics(_ *testing.T, f *fixture) {
+	ids := f.queue(f.a, 2)
+	f.crash()
+	for range 2 {
+		func() {
+			defer func() {
+				if p := recover(); p != "held" {
+					f.Errorf("recovered %v", p)
+				}
+			}()
+			_, _ = f.store.Claim(f.ctx, store.ClaimParams{
+				Tenant: f.tenant, Webhook: f.a, Now: f.now, Limit: 10, MaxBytes: 1 << 20,
+				Held: func(delivery id.Delivery) bool {
+					if delivery == ids[1] {
+						panic("held") //nolint:forbidigo // that is the test
+					}
+					return false
+				},
+			})
+		}()
+	}
+	more := f.queue(f.a, 1) // is written
+	f.equal("claimed", claimed(f.claim(f.a, 10)), append(ids, more...))
 }
 
 func claimClock(_ *testing.T, f *fixture) {
