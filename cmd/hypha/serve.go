@@ -35,11 +35,6 @@ func (c *serveCommand) Run(p *process) error {
 		defer tuner.Wait()
 		defer stop()
 	}
-	stopDebug, err := serveDebug(c.DebugListen)
-	if err != nil {
-		return err
-	}
-	defer stopDebug()
 	v, err := newServer(p.ctx, &c.settings, bootstrapFrom(p.env), logger, p.stdout)
 	if err != nil {
 		return err

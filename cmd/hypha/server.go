@@ -43,6 +43,7 @@ import (
 type server struct {
 	listener net.Listener
 	http     *http.Server
+	debug    *debugServer
 	logger   *slog.Logger
 	draining chan struct{} // closed when no more traffic is wanted
 
@@ -98,6 +99,10 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		return nil, fmt.Errorf("listen: %w (is another server running? --listen takes another address)", err)
 	}
 	opened = append(opened, func() { _ = v.listener.Close() })
+	if v.debug, err = serveDebug(s.DebugListen); err != nil {
+		return nil, err
+	}
+	opened = append(opened, v.debug.stop)
 
 	metrics := obs.NewMetrics()
 	guard := newGuard(metrics, logger)
@@ -132,7 +137,7 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 	}
 	logger.Info("secret keys", "seals", ring.Current(), "open", ring.IDs())
 	v.rekeyer = rekey.New(rekey.Options{Store: v.store, Ring: ring, KeyFile: s.keyFile(), Logger: logger})
-	policy, err := egress.New(egress.Options{Allow: c.allow, Deny: c.deny, Ports: c.ports, Proxy: c.proxy, OwnListeners: ownListeners(v.listener)})
+	policy, err := egress.New(egress.Options{Allow: c.allow, Deny: c.deny, Ports: c.ports, Proxy: c.proxy, OwnListeners: v.ownListeners()})
 	if err != nil {
 		return nil, err
 	}
@@ -373,13 +378,21 @@ func (v *server) run(ctx context.Context) error {
 		v.cluster.Stop() // there is nothing left to write
 	}
 	err = errors.Join(err, v.store.Close())
+	v.debug.stop()
 	v.logger.Info("stopped", "took", time.Since(began).Round(time.Millisecond))
 	return err
 }
 
-func ownListeners(l net.Listener) []netip.AddrPort {
-	if addr, ok := l.Addr().(*net.TCPAddr); ok {
-		return []netip.AddrPort{addr.AddrPort()}
+// ownListeners are where no webhook may lead.
+func (v *server) ownListeners() (own []netip.AddrPort) {
+	listeners := []net.Listener{v.listener}
+	if v.debug != nil {
+		listeners = append(listeners, v.debug.listener)
 	}
-	return nil
+	for _, l := range listeners {
+		if addr, ok := l.Addr().(*net.TCPAddr); ok {
+			own = append(own, addr.AddrPort())
+		}
+	}
+	return own
 }
