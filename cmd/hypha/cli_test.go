@@ -73,13 +73,14 @@ func TestWrongSettingsAreReportedTogether(t *testing.T) {
 	_, err := runCLI(t, map[string]string{"HYPHA_SLOTS": "0"}, "serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0",
 		"--allow-egress", "localhost", "--deny-egress", "10.0.0.0/99", "--egress-ports", "0", "--egress-proxy", "proxy:3128", "--header-prefix", "a b", "--max-event-bytes", "1", "--max-age", "1s", "--history-age", "1m",
 		"--public-url", "hooks.example.com", "--session-idle", "1m", "--session-lifetime", "1s", "--oidc-issuer", "http://accounts.example.com", "--oidc-redirect-url", "https://hooks.example.com/",
-		"--trusted-proxies", "10.0.0.1", "--request-rate=-1", "--event-rate", "NaN", "--change-rate", "+Inf", "--stranger-rate", "1e9")
+		"--trusted-proxies", "10.0.0.1", "--request-rate=-1", "--event-rate", "NaN", "--change-rate", "+Inf", "--stranger-rate", "1e9",
+		"--tls-key", "tls.key", "--max-connections=-1", "--max-connections-per-address=-1")
 	if err == nil {
 		t.Fatal("it started")
 	}
 	for _, want := range []string{"--allow-egress", "--deny-egress", "--egress-ports", "--egress-proxy", "--header-prefix", "--max-event-bytes", "--max-age", "--history-age", "--slots",
 		"--public-url", "--session-idle", "--session-lifetime", "--oidc-issuer", "--oidc-client-id", "--oidc-redirect-url",
-		"--trusted-proxies", "--request-rate", "--event-rate", "--change-rate", "--stranger-rate"} {
+		"--trusted-proxies", "--request-rate", "--event-rate", "--change-rate", "--stranger-rate", "--tls-cert", "--max-connections", "--max-connections-per-address"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not named in: %v", want, err)
 		}

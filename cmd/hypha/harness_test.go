@@ -51,6 +51,12 @@ func testBootstrap() auth.Bootstrap {
 // startServer runs the server in this process until the test ends.
 func startServer(t *testing.T, change func(*settings)) *server {
 	t.Helper()
+	return startTuned(t, change, func(*server) {})
+}
+
+// startTuned is startServer for a server that is changed before it runs.
+func startTuned(t *testing.T, change func(*settings), tune func(*server)) *server {
+	t.Helper()
 	s, err := defaults()
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +73,7 @@ func startServer(t *testing.T, change func(*settings)) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tune(v)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- v.run(ctx) }()

@@ -172,7 +172,7 @@ func checkLabels(t *testing.T, series map[string]float64) {
 	}
 	allowed := map[string][]string{
 		"limit": limits,
-		"state": states, "reason": refusals(), "where": places(), "success": {"true", "false"}, "written": {"true", "false"},
+		"state": states, "reason": refusals(), "where": places(), "why": refusedConnections(), "success": {"true", "false"}, "written": {"true", "false"},
 		"le": nil, "quantile": nil, "version": nil, // numbers, and that of Go
 		"route": nil, "status": nil, "result": nil,
 	}

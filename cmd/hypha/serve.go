@@ -6,8 +6,11 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"os"
+	"os/signal"
 	"runtime/debug"
 	"sync"
+	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -38,6 +41,12 @@ func (c *serveCommand) Run(p *process) error {
 	v, err := newServer(p.ctx, &c.settings, bootstrapFrom(p.env), logger, p.stdout)
 	if err != nil {
 		return err
+	}
+	if v.certificate != nil {
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+		v.hangups = hangups
 	}
 	debug.FreeOSMemory() // a password hash takes 19 MiB, and that was the last for a while
 	logger.Info("ready", "url", v.url(), "data", c.where(), "version", obs.Version())

@@ -10,11 +10,13 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/plinqx/hypha/internal/api"
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/catalog"
+	"github.com/plinqx/hypha/internal/certificate"
 	"github.com/plinqx/hypha/internal/cluster"
 	"github.com/plinqx/hypha/internal/commit"
 	"github.com/plinqx/hypha/internal/contain"
@@ -25,6 +27,7 @@ import (
 	"github.com/plinqx/hypha/internal/id"
 	"github.com/plinqx/hypha/internal/ingest"
 	"github.com/plinqx/hypha/internal/lane"
+	"github.com/plinqx/hypha/internal/listener"
 	"github.com/plinqx/hypha/internal/obs"
 	"github.com/plinqx/hypha/internal/oidc"
 	"github.com/plinqx/hypha/internal/registry"
@@ -42,10 +45,15 @@ import (
 // nothing behind when it fails, and works in run.
 type server struct {
 	listener net.Listener
-	http     *http.Server
-	debug    *debugServer
-	logger   *slog.Logger
-	draining chan struct{} // closed when no more traffic is wanted
+	// connections are what comes in by the listener, within its limits.
+	connections *listener.Limited
+	certificate *certificate.Certificate // nil without TLS
+	guard       *contain.Guard
+	hangups     <-chan os.Signal // have the certificate looked at; may be nil
+	http        *http.Server
+	debug       *debugServer
+	logger      *slog.Logger
+	draining    chan struct{} // closed when no more traffic is wanted
 
 	store      store.Store
 	cluster    *cluster.Cluster // nil for a store that this process has to itself
@@ -74,6 +82,19 @@ const (
 const (
 	drainTime = 10 * time.Second
 	stopTime  = registry.MaxTimeout + 2*time.Second
+)
+
+// What a client may do with one connection of HTTP/2. The buffers are for what its
+// requests send ahead: enough for 5 MB a second over 100 ms.
+const (
+	maxStreams   = 100
+	streamBuffer = 256 << 10
+	connBuffer   = 512 << 10
+	// pingAfter is after how long a silent connection is asked whether it lives, and
+	// pingAnswer how long it has to say so; writeStall is how long nothing may go out.
+	pingAfter  = 30 * time.Second
+	pingAnswer = 15 * time.Second
+	writeStall = 30 * time.Second
 )
 
 // newServer opens everything and starts to work; requests are answered once run
@@ -106,6 +127,22 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 
 	metrics := obs.NewMetrics()
 	guard := newGuard(metrics, logger)
+	v.guard = guard
+	if s.TLSCert != "" {
+		v.certificate, err = certificate.Open(certificate.Options{CertFile: s.TLSCert, KeyFile: s.TLSKey, Logger: logger, Guard: guard})
+		if err != nil {
+			return nil, fmt.Errorf("--tls-cert: %w", err)
+		}
+		metrics.WatchCertificate(v.certificate.Expires)
+	}
+	v.connections = listener.Limit(v.listener, listener.Limits{
+		Total: connectionLimit(s.MaxConnections, s.Slots, logger), PerAddress: s.MaxConnectionsPerAddress,
+		Shared: func(a netip.Addr) bool {
+			return slices.ContainsFunc(c.proxies, func(p netip.Prefix) bool { return p.Contains(a) })
+		},
+		Refused: func(why listener.Why) { metrics.ConnectionRefused(string(why)) },
+	})
+	metrics.WatchConnections(v.connections.Open, refusedConnections()...)
 	clock := cluster.NewClock(time.Now)
 	var nodes *postgres.Store
 	var ring *seal.Ring
@@ -229,9 +266,17 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		}),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connBuffer,
+			SendPingTimeout: pingAfter, PingTimeout: pingAnswer, WriteByteTimeout: writeStall,
+		},
 		// "OPTIONS *" is answered as any other path that there is nothing at.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(logger.Handler(), slog.LevelDebug), // what clients do wrong below HTTP
+	}
+
+	if v.certificate != nil {
+		v.http.TLSConfig = v.certificate.Config() // so that it speaks HTTP/2 with those who chose it
 	}
 
 	// The queue that is being discarded must be known before anything is sent.
@@ -324,7 +369,31 @@ func (v *server) state() obs.State {
 	}
 }
 
-func (v *server) url() string { return "http://" + v.listener.Addr().String() }
+func (v *server) url() string {
+	scheme := "http://"
+	if v.certificate != nil {
+		scheme = "https://"
+	}
+	return scheme + v.listener.Addr().String()
+}
+
+// accept is what requests come in by: within the limits, over TLS if there is a
+// certificate, and each with one end.
+func (v *server) accept() net.Listener {
+	var in net.Listener = v.connections
+	if v.certificate != nil {
+		in = listener.Secure(in, listener.Handshake{Config: v.http.TLSConfig, Timeout: headerTimeout, Logger: v.logger, Guard: v.guard})
+	}
+	return framing.Listen(in)
+}
+
+// refusedConnections are why connections are closed as soon as they come.
+func refusedConnections() (all []string) {
+	for _, why := range listener.Reasons() {
+		all = append(all, string(why))
+	}
+	return all
+}
 
 // ready says why no traffic may come.
 func (v *server) ready(ctx context.Context) error {
@@ -352,8 +421,12 @@ const pingTime = 2 * time.Second
 // run answers requests until ctx ends, and then lets go of everything in order:
 // no more requests, no more attempts, all that is known to disk.
 func (v *server) run(ctx context.Context) error {
+	if v.certificate != nil {
+		v.certificate.Start(v.hangups)
+		defer v.certificate.Stop()
+	}
 	served := make(chan error, 1)
-	go func() { served <- v.http.Serve(framing.Listen(v.listener)) }()
+	go func() { served <- v.http.Serve(v.accept()) }()
 	var failed error
 	select {
 	case <-ctx.Done():

@@ -26,7 +26,14 @@ type settings struct {
 	Config string `help:"File with settings, in YAML." placeholder:"FILE"`
 
 	Listen string `help:"Address to serve the API on." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	Data   string `help:"Folder of the embedded store and its keys. Not used with --database-url." default:"./hypha-data" placeholder:"DIR"`
+
+	TLSCert string `name:"tls-cert" help:"File with the certificate that the API is served with over TLS, and those that lead to its authority, in PEM. A new one is taken over when the file changes. Without it the API is served in the clear." placeholder:"FILE"`
+	TLSKey  string `name:"tls-key" help:"File with the certificate's private key, in PEM." placeholder:"FILE"`
+
+	MaxConnections           int `help:"Most connections to the API that are open at once; 0 is no limit." default:"10000" placeholder:"N"`
+	MaxConnectionsPerAddress int `help:"Most of these from one IPv4 address or IPv6 network of 64 bits, unless that is a trusted proxy's; 0 is no limit." default:"2500" placeholder:"N"`
+
+	Data string `help:"Folder of the embedded store and its keys. Not used with --database-url." default:"./hypha-data" placeholder:"DIR"`
 
 	DatabaseURL string `help:"PostgreSQL database to keep everything in, such as postgres://user:password@host/database. Any number of servers may share one. It holds a password: give it as the variable HYPHA_DATABASE_URL." placeholder:"URL"`
 	NodeName    string `help:"Name of this server among those that share a database. Default: the machine's." placeholder:"NAME"`
@@ -228,6 +235,14 @@ func (s *settings) check() (c checked, err error) {
 	}
 	atLeast("max-event-bytes", s.MaxEventBytes, 1024)
 	atLeast("max-batch-bytes", s.MaxBatchBytes, s.MaxEventBytes)
+	atLeast("max-connections", int64(s.MaxConnections), 0)
+	atLeast("max-connections-per-address", int64(s.MaxConnectionsPerAddress), 0)
+	if s.TLSCert == "" && s.TLSKey != "" {
+		note("tls-cert", errors.New("is needed with --tls-key: the certificate that the key is of"))
+	}
+	if s.TLSCert != "" && s.TLSKey == "" {
+		note("tls-key", errors.New("is needed with --tls-cert: the private key of the certificate"))
+	}
 	atLeast("max-queued", s.MaxQueued, 0)
 	atLeast("max-webhooks", int64(s.MaxWebhooks), 0)
 	atLeast("slots", int64(s.Slots), 1)

@@ -5,12 +5,17 @@
 // other requests on the connection than we do, which is how one client's
 // request is smuggled into another's.
 //
+// With TLS it stands between that and HTTP, and reads what was decrypted. HTTP/2 has
+// frames, and so one length of a request (RFC 9113, 8.1.1, which net/http holds
+// clients to): such connections are left alone.
+//
 // It promises that no such request comes to a handler, and that bytes are
 // otherwise left as they are. It must not know what the requests are about.
 package framing
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -22,7 +27,8 @@ import (
 // has both lengths. An HTTP server answers it with 400 and closes.
 var ErrAmbiguous = errors.New("a request has both a Content-Length and a Transfer-Encoding (RFC 9112, 6.1)")
 
-// Listen is l, whose connections watch what is read from them.
+// Listen is l, whose connections watch what is read from them. Those that are of TLS
+// must have shaken hands: it shows which protocol they speak.
 func Listen(l net.Listener) net.Listener { return listener{l} }
 
 type listener struct{ net.Listener }
@@ -33,8 +39,24 @@ func (l listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c}, nil
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return &conn{Conn: c}, nil
+	}
+	if t.ConnectionState().NegotiatedProtocol == "h2" {
+		return t, nil // net/http knows HTTP/2 by the type
+	}
+	return &secureConn{conn{Conn: t}, t}, nil
 }
+
+// secureConn is a conn of TLS. Package net/http asks it what was negotiated.
+type secureConn struct {
+	conn
+	tls *tls.Conn
+}
+
+// ConnectionState is that of the connection's TLS.
+func (c *secureConn) ConnectionState() tls.ConnectionState { return c.tls.ConnectionState() }
 
 // conn looks at the beginning of each line that comes in. It need not know
 // where a head ends and a body begins: JSON can't have a line that begins with

@@ -61,6 +61,7 @@ type Metrics struct {
 	breakersOpened prometheus.Counter
 	breakersClosed prometheus.Counter
 	panics         *prometheus.CounterVec
+	connections    *prometheus.CounterVec // refused
 
 	// The series of what happens thousands of times a second: to find one by its
 	// labels costs more than to count in it.
@@ -121,9 +122,11 @@ func NewMetrics() *Metrics {
 			Name: "hypha_breaker_closed_total", Help: "How often a webhook's breaker closed again."}),
 		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hypha_panics_total", Help: "Panics of the program that were contained, by the kind of work that failed for it."}, []string{"where"}),
+		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hypha_connections_refused_total", Help: "Connections to the API that were closed as soon as they came, by why."}, []string{"why"}),
 	}
 	m.registry.MustRegister(m.requests, m.requestTime, m.attempts, m.attemptTime, m.deliveries, m.commits, m.commitTime,
-		m.commitAccepts, m.commitOutcomes, m.commitSize, m.refused, m.limited, m.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.commitAccepts, m.commitOutcomes, m.commitSize, m.refused, m.limited, m.panics, m.connections, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.succeeded = m.attempts.WithLabelValues("success")
 	m.succeededTime, m.failureTime = m.attemptTime.WithLabelValues("true"), m.attemptTime.WithLabelValues("false")
 	m.delivered = m.deliveries.WithLabelValues(hook.StatusSuccess.String())
@@ -162,6 +165,27 @@ func (m *Metrics) Limits(by ...string) {
 
 // Limited counts a request that one of the Limits refused.
 func (m *Metrics) Limited(by string) { m.limited.WithLabelValues(by).Inc() }
+
+// WatchConnections adds how many connections are open, read once for each time that
+// the metrics are, and makes known why others may be refused.
+func (m *Metrics) WatchConnections(open func() int, why ...string) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hypha_connections", Help: "Connections to the API that are open."}, func() float64 { return float64(open()) }))
+	for _, reason := range why {
+		m.connections.WithLabelValues(reason)
+	}
+}
+
+// ConnectionRefused counts a connection that was closed as soon as it came, for one of
+// the reasons that WatchConnections was given.
+func (m *Metrics) ConnectionRefused(why string) { m.connections.WithLabelValues(why).Inc() }
+
+// WatchCertificate adds when the server's certificate ends.
+func (m *Metrics) WatchCertificate(expires func() time.Time) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hypha_tls_certificate_expiration_timestamp_seconds", Help: "When the API's TLS certificate ends, in seconds since 1970."},
+		func() float64 { return float64(expires().Unix()) }))
+}
 
 // Places makes known where panics may be contained, so that each place is shown from
 // the start.
