@@ -365,3 +365,41 @@ func TestHTTP2RapidReset(t *testing.T) {
 	}
 	_ = f.WriteGoAway(0, http2.ErrCodeNo, nil)
 }
+
+// A head may be long or have many lines, up to a bound that is far from what anybody
+// sends; beyond, it is refused, and not read to its end.
+func TestHeadsAreBounded(t *testing.T) {
+	v := startServer(t, nil)
+	for name, tc := range map[string]struct {
+		head string
+		want string
+	}{
+		"a long address":        {"GET /healthz?" + strings.Repeat("a", 40<<10) + " HTTP/1.1\r\nHost: x\r\n", "431"},
+		"a long line":           {"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + strings.Repeat("a", 40<<10) + "\r\n", "431"},
+		"many lines":            {"GET /healthz HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("a:\r\n", 10_000), "431"},
+		"many names":            {"GET /healthz HTTP/1.1\r\nHost: x\r\n" + manyHeaders(3000), "431"},
+		"many parameters":       {"GET /services/webhooks?" + strings.Repeat("a&", 6_000) + " HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + testKey + "\r\n", "400"},
+		"long, but not so long": {"GET /healthz?" + strings.Repeat("a", 12<<10) + " HTTP/1.1\r\nHost: x\r\n", "200"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := connect(t, v)
+			go func() { _, _ = io.WriteString(c, tc.head+"Connection: close\r\n\r\n") }() // all of it or not
+			said, ok := closed(c)
+			if !ok || !strings.HasPrefix(said, "HTTP/1.1 "+tc.want+" ") {
+				t.Errorf("closed %t, said %.200q", ok, said)
+			}
+			if len(said) > 20<<10 {
+				t.Errorf("the answer has %d bytes", len(said))
+			}
+		})
+	}
+}
+
+// manyHeaders are so many headers, each with a name of its own.
+func manyHeaders(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "x%d:\r\n", i)
+	}
+	return b.String()
+}

@@ -74,7 +74,9 @@ const (
 	// for a receiver's whole timeout.
 	writeTimeout = readTimeout + registry.MaxTimeout + 10*time.Second
 	idleTimeout  = 2 * time.Minute
-	maxHeader    = 32 << 10
+	// maxHeader bounds the head of a request. One of many short lines takes fifteen times
+	// its bytes in memory.
+	maxHeader = 16 << 10
 )
 
 // drainTime is how long requests to the API may take to end at shutdown, and

@@ -187,7 +187,8 @@ func TestRouting(t *testing.T) {
 			if a.status != tc.status || a.header.Get("Allow") != tc.allow {
 				t.Errorf("= %d, Allow %q, want %d, %q\n%s", a.status, a.header.Get("Allow"), tc.status, tc.allow, a.body)
 			}
-			if a.header.Get("X-Content-Type-Options") != "nosniff" || a.header.Get("X-Request-Id") == "" || a.header.Get("Cache-Control") != "no-store" {
+			if a.header.Get("X-Content-Type-Options") != "nosniff" || a.header.Get("X-Request-Id") == "" || a.header.Get("Cache-Control") != "no-store" ||
+				a.header.Get("Referrer-Policy") != "no-referrer" || a.header.Get("Content-Security-Policy") != "default-src 'none'; frame-ancestors 'none'" {
 				t.Errorf("headers = %v", a.header)
 			}
 			if tc.status >= 400 && (a.header.Get("Content-Type") != "application/json" || a.text("error.code") == "") {

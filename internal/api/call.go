@@ -34,12 +34,12 @@ const (
 
 // constants are values of headers that are the same in every answer. They are
 // shared: who wants another value replaces the slice, and changes nothing in it.
-type constants struct{ noSniff, noStore, fiveMinutes, json []string }
+type constants struct{ noSniff, noStore, noReferrer, noContent, fiveMinutes, json []string }
 
 const mediaJSON = "application/json"
 
 func newConstants() constants {
-	return constants{noSniff: []string{"nosniff"}, noStore: []string{"no-store"}, fiveMinutes: []string{"public, max-age=300"}, json: []string{mediaJSON}}
+	return constants{noSniff: []string{"nosniff"}, noStore: []string{"no-store"}, noReferrer: []string{"no-referrer"}, noContent: []string{"default-src 'none'; frame-ancestors 'none'"}, fiveMinutes: []string{"public, max-age=300"}, json: []string{mediaJSON}}
 }
 
 // call is one request at its endpoint.
@@ -136,6 +136,11 @@ func (a *api) around(next http.Handler) http.Handler {
 		h[headerRequestID] = []string{requestID}
 		h["X-Content-Type-Options"] = a.constants.noSniff
 		h["Cache-Control"] = a.constants.noStore
+		// For whoever opens an answer in a browser: what is in its address stays there
+		// (the provider sends people back with a code in it), and what is in the answer
+		// is text, whatever it looks like.
+		h["Referrer-Policy"] = a.constants.noReferrer
+		h["Content-Security-Policy"] = a.constants.noContent
 		e := &exchange{ResponseWriter: w}
 		defer func() {
 			cut := false

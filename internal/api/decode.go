@@ -93,8 +93,8 @@ func tooLarge(limit int64) error {
 }
 
 // firstRoom is the most that is made for a body before any of it came: a client
-// may say that it sends a lot, and then send nothing.
-const firstRoom = 64 << 10
+// may say that it sends a lot, and then send nothing, on many connections.
+const firstRoom = 4 << 10
 
 // readAll reads src, the call's body of at most limit bytes, to its end,
 // appending to b. Room is made, and held against what all bodies may take, as
@@ -111,8 +111,9 @@ func (a *api) readAll(c *call, src io.Reader, limit int64, b []byte) ([]byte, er
 		}
 		c.held += room
 		b = slices.Grow(b, int(room))
-		for len(b) < cap(b) {
-			n, err := src.Read(b[len(b):cap(b)])
+		// What was kept of another body may have more room than is held for this one.
+		for full := len(b) + int(room); len(b) < full; {
+			n, err := src.Read(b[len(b):full])
 			b = b[:len(b)+n]
 			if errors.Is(err, io.EOF) {
 				return b, nil

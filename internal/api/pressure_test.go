@@ -69,7 +69,7 @@ func TestBodiesOfOneTenantLeaveRoomForAnother(t *testing.T) {
 			s.handler.ServeHTTP(rec, req)
 			answered <- rec.Code
 		}()
-		if _, err := w.Write([]byte(`{`)); err != nil { // it is being read
+		if _, err := w.Write([]byte("{" + strings.Repeat(" ", 40_000))); err != nil { // it has been read
 			t.Fatal(err)
 		}
 	}

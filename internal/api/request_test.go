@@ -306,7 +306,7 @@ func TestIdempotencyKeys(t *testing.T) {
 
 // A body that is announced and does not come takes no room from others.
 func TestAnnouncedBodiesTakeNoRoom(t *testing.T) {
-	const stalled = 8
+	const stalled = 60
 	s := newServer(t, func(o *api.Options) { o.MaxBodies = 2 << 20 })
 	var bodies []*io.PipeWriter
 	answered := make(chan int, stalled)

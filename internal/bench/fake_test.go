@@ -94,7 +94,7 @@ func fakeServer(ctx context.Context, args []string) error {
 	fault := flags.String("fault", "", "")
 	age := flags.Duration("history-age", 0, "")
 	node := flags.String("node-name", "", "")
-	for _, name := range []string{"max-queued", "retry-schedule", "history-size"} {
+	for _, name := range []string{"max-queued", "retry-schedule", "history-size", "max-connections-per-address"} {
 		flags.String(name, "", "")
 	}
 	if err := flags.Parse(args); err != nil {

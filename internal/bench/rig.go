@@ -200,7 +200,8 @@ func (r *runner) startNode(o serverOptions, number int) (node, error) {
 	if o.operator != "" {
 		env = append(env, "HYPHA_BOOTSTRAP_OPERATOR_KEY="+o.operator)
 	}
-	args := []string{"serve", "--listen", address, "--allow-egress", egress}
+	// All publishers have one address.
+	args := []string{"serve", "--listen", address, "--allow-egress", egress, "--max-connections-per-address", "0"}
 	if o.database == nil {
 		args = append(args, "--data", o.data)
 	} else {
