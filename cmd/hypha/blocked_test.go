@@ -1,90 +1,25 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"net"
 	"net/http"
-	"net/netip"
+	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"github.com/plinqx/hypha/internal/egress/dnstest"
 )
-
-// nameServer answers A and AAAA for the names that it has, by way of an alias
-// where there is one, and that there is no such name for all others.
-type nameServer struct {
-	addresses map[string][]string
-	aliases   map[string]string
-}
 
 // useNameServer makes every server that starts after it, until the test ends,
 // ask this name server.
-func useNameServer(t *testing.T, s nameServer) {
+func useNameServer(t *testing.T, s *dnstest.Server) {
 	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := conn.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			if answer, err := s.answer(buf[:n]); err == nil {
-				_, _ = conn.WriteTo(answer, from) // who asks, asks again
-			}
-		}
-	}()
 	before := net.DefaultResolver
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "udp", conn.LocalAddr().String())
-	}}
-	t.Cleanup(func() {
-		net.DefaultResolver = before
-		_ = conn.Close()
-		<-done
-	})
-}
-
-func (s nameServer) answer(question []byte) ([]byte, error) {
-	var m dnsmessage.Message
-	if err := m.Unpack(question); err != nil || len(m.Questions) != 1 {
-		return nil, err
-	}
-	q := m.Questions[0]
-	m.Header = dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true}
-	m.Additionals = nil
-	name := strings.TrimSuffix(strings.ToLower(q.Name.String()), ".")
-	head := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 1}
-	if alias, ok := s.aliases[name]; ok {
-		to, err := dnsmessage.NewName(alias + ".")
-		if err != nil {
-			return nil, err
-		}
-		m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.CNAMEResource{CNAME: to}})
-		name, head.Name = alias, to
-	}
-	addresses, ok := s.addresses[name]
-	if !ok {
-		m.RCode = dnsmessage.RCodeNameError
-	}
-	for _, text := range addresses {
-		switch addr := netip.MustParseAddr(text); {
-		case addr.Is4() && q.Type == dnsmessage.TypeA:
-			m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AResource{A: addr.As4()}})
-		case addr.Is6() && q.Type == dnsmessage.TypeAAAA:
-			m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AAAAResource{AAAA: addr.As16()}})
-		}
-	}
-	return m.Pack()
+	net.DefaultResolver = s.Resolver()
+	t.Cleanup(func() { net.DefaultResolver = before })
 }
 
 // canary listens where nobody may connect.
@@ -145,28 +80,25 @@ func failureKind(t *testing.T, c client, webhook string) (kind, message string) 
 // opened, and the attempt says that it was blocked, and no more.
 func TestBlockedAtDelivery(t *testing.T) {
 	guarded := newCanary(t)
-	names := nameServer{
-		addresses: map[string][]string{
-			"localtest.me":             {"127.0.0.1"},
-			"localhost":                {"127.0.0.1", "::1"},
-			"nat64.hooks.example.com":  {"64:ff9b::7f00:1"},
-			"mapped.hooks.example.com": {"::ffff:127.0.0.1"},
-			"any.hooks.example.com":    {"0.0.0.0", "::"},
-			"meta.hooks.example.com":   {"169.254.169.254", "fd00:ec2::254"},
-			"azure.hooks.example.com":  {"168.63.129.16"},
-			"many.hooks.example.com":   {"10.0.0.1", "192.168.0.1", "127.0.0.1", "::1"},
-		},
-		aliases: map[string]string{"cname.hooks.example.com": "localhost"},
+	names := map[string]dnstest.Answer{"cname.hooks.example.com": {Aliases: []string{"localhost"}, Addresses: []string{"127.0.0.1", "::1"}}}
+	for name, addresses := range map[string][]string{
+		"localtest.me":             {"127.0.0.1"},
+		"nat64.hooks.example.com":  {"64:ff9b::7f00:1"},
+		"mapped.hooks.example.com": {"::ffff:127.0.0.1"},
+		"any.hooks.example.com":    {"0.0.0.0", "::"},
+		"meta.hooks.example.com":   {"169.254.169.254", "fd00:ec2::254"},
+		"azure.hooks.example.com":  {"168.63.129.16"},
+		"many.hooks.example.com":   {"10.0.0.1", "192.168.0.1", "127.0.0.1", "::1"},
+	} {
+		names[name] = dnstest.Answer{Addresses: addresses}
 	}
-	useNameServer(t, names)
+	useNameServer(t, dnstest.Start(t, dnstest.Static(names)))
 	v := startServer(t, func(s *settings) { s.AllowEgress = nil })
 	c := client{v.url(), testKey}
 
-	want := map[string]string{"unknown.hooks.example.com": "dns", "cname.hooks.example.com": "blocked"}
-	for name := range names.addresses {
-		if name != "localhost" { // which is refused when the webhook is made
-			want[name] = "blocked"
-		}
+	want := map[string]string{"unknown.hooks.example.com": "dns"}
+	for name := range names {
+		want[name] = "blocked"
 	}
 	vars := strings.NewReplacer("{CNAME_TO_LOCALHOST}", "cname.hooks.example.com", "{NAT64_HOST}", "nat64.hooks.example.com")
 	for _, row := range readBadInputs(t, "badinputs.json") {
@@ -235,4 +167,57 @@ func TestBlockedAfterTheSettingsWereTightened(t *testing.T) {
 			t.Errorf("another address of the same port: kind %q", kind)
 		}
 	})
+}
+
+// A name that leads to an allowed address when the webhook is made and tried,
+// and next door later, is not followed there: neither on a new connection, nor
+// by way of one that is kept, which leads where it was judged to.
+func TestRebindingAtDelivery(t *testing.T) {
+	guarded := newCanary(t)
+	names := dnstest.Start(t, func(q dnstest.Question) dnstest.Answer {
+		if q.Before == 0 {
+			return dnstest.Answer{Addresses: []string{"127.0.0.2"}}
+		}
+		return dnstest.Answer{Addresses: []string{"127.0.0.1"}} // the canary
+	})
+	useNameServer(t, names)
+	var arrived atomic.Int64
+	var last atomic.Bool
+	receiver := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		arrived.Add(1)
+		if last.Load() {
+			w.Header().Set("Connection", "close")
+		}
+	}))
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.2", guarded.port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = receiver.Listener.Close()
+	receiver.Listener = l
+	receiver.Start()
+	t.Cleanup(receiver.Close)
+
+	v := startServer(t, func(s *settings) { s.AllowEgress, s.RetrySchedule = []string{"127.0.0.2/32"}, nil })
+	c := client{v.url(), testKey}
+	webhook, _ := c.createWebhook(t, "http://rebind.hooks.example.com:"+guarded.port()+"/", "order.paid")
+	if n := names.Asked("rebind.hooks.example.com"); n > 0 {
+		t.Errorf("making the webhook asked for its name %d times", n)
+	}
+	for i := range 4 {
+		last.Store(i == 2)
+		c.must(t, http.MethodPost, "/events", `{"type":"order.paid","data":{}}`, nil)
+		var stats struct{ SuccessfulDeliveries, FailedDeliveries int }
+		eventually(t, "the delivery is recorded", func() bool {
+			c.must(t, http.MethodGet, "/webhooks/stats?webhookId="+webhook, nil, &stats)
+			return stats.SuccessfulDeliveries+stats.FailedDeliveries == i+1
+		})
+	}
+	if kind, message := failureKind(t, c, webhook); kind != "blocked" || message != "the address may not be called" {
+		t.Errorf("the last one: kind %q, %q", kind, message)
+	}
+	if n := arrived.Load(); n != 3 {
+		t.Errorf("%d arrived, want the three on the first connection", n)
+	}
+	guarded.alone(t)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/plinqx/hypha/internal/auth"
+	"github.com/plinqx/hypha/internal/egress/dnstest"
 	"github.com/plinqx/hypha/internal/obs"
 	"github.com/plinqx/hypha/internal/pgtest"
 )
@@ -25,8 +27,15 @@ import (
 // as a process of its own without building anything.
 const asProgram = "HYPHA_TEST_AS_PROGRAM"
 
+// nameServer has the addresses of the one that the program is to ask when it is a
+// process of its own, over UDP and over TCP.
+const nameServer = "HYPHA_TEST_NAME_SERVER"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
+		if udp, tcp, ok := strings.Cut(os.Getenv(nameServer), ","); ok {
+			net.DefaultResolver = dnstest.Resolver(udp, tcp)
+		}
 		main()
 		return
 	}

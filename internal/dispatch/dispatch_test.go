@@ -1,8 +1,11 @@
 package dispatch_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -766,6 +769,41 @@ func TestNothingIsLostInChaos(t *testing.T) {
 				}
 				if g := r.Gauge(); g.Memory != 0 || g.Waiting != 0 || g.Lanes != 0 {
 					t.Errorf("at the end: %+v", g)
+				}
+			})
+		})
+	}
+}
+
+// The operator's log has why a proxy or an address is at fault, once in ten
+// seconds however many attempts it fails, with what customers are not told.
+func TestFaultsOfTheNetworkAreLogged(t *testing.T) {
+	for kind, text := range map[hook.FailureKind]string{
+		hook.FailureProxy:   "the egress proxy made no connection",
+		hook.FailureBlocked: "a webhook leads to an address that may not be called",
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			var log bytes.Buffer
+			logging := func(o *dispatch.Options) {
+				o.Schedule, o.Logger = nil, slog.New(slog.NewTextHandler(&log, nil))
+			}
+			run(t, logging, func(t *testing.T, r *rig) {
+				r.webhook(1, "a.test")
+				r.receive("a.test", func(context.Context, send.Request) *hook.Attempt {
+					a := failed(kind)
+					a.Failure.Cause = errors.New("10.0.0.3 says no")
+					return a
+				})
+				r.publish(1, "a.test", 1, 9)
+				r.rest(time.Second)
+				if n := strings.Count(log.String(), text); n != 1 || !strings.Contains(log.String(), "10.0.0.3 says no") || !strings.Contains(log.String(), "webhook=") {
+					t.Errorf("nine failures are logged %d times:\n%s", n, &log)
+				}
+				r.rest(10 * time.Second)
+				r.publish(1, "a.test", 10, 1)
+				r.rest(time.Second)
+				if n := strings.Count(log.String(), text); n != 2 {
+					t.Errorf("ten seconds later there are %d lines:\n%s", n, &log)
 				}
 			})
 		})

@@ -136,13 +136,13 @@ func (e *ProxyError) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("proxy", e.Proxy), slog.String("host", e.Host), slog.String("err", e.Err.Error()))
 }
 
-// proxyFault is an error with what it says of the proxy.
-type proxyFault struct {
+// faultError is an error with what it says of the proxy.
+type faultError struct {
 	reason ProxyReason
 	text   string
 }
 
-func (f *proxyFault) Error() string { return f.text }
+func (f *faultError) Error() string { return f.text }
 
 // dial has the proxy connect to target, a host and port. The trace's connection
 // lasts until the tunnel stands.
@@ -155,7 +155,7 @@ func (p *Proxy) dial(ctx context.Context, target string) (net.Conn, error) {
 	conn, err := p.tunnel(withoutValues{ctx}, target)
 	if err != nil {
 		failed := &ProxyError{Proxy: p.String(), Host: target, Err: err}
-		if fault, ok := errors.AsType[*proxyFault](err); ok {
+		if fault, ok := errors.AsType[*faultError](err); ok {
 			failed.Reason = fault.reason
 		}
 		err = failed
@@ -235,7 +235,7 @@ func (p *Proxy) connect(_ context.Context, a *asking, target string) error {
 		case status >= 200 && status <= 299:
 			return nil
 		default:
-			return &proxyFault{statusReason(status), strings.TrimSpace(fmt.Sprintf("the proxy answered %d %s", status, http.StatusText(status)))}
+			return &faultError{statusReason(status), strings.TrimSpace(fmt.Sprintf("the proxy answered %d %s", status, http.StatusText(status)))}
 		}
 	}
 }
@@ -281,7 +281,7 @@ func (p *Proxy) connectSOCKS(ctx context.Context, a *asking, target string) erro
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "write" {
 		return cutOff(err, a.some)
 	}
-	return &proxyFault{replyReason(err.Error()), "SOCKS5: " + err.Error()}
+	return &faultError{replyReason(err.Error()), "SOCKS5: " + err.Error()}
 }
 
 // replyReason sorts the replies of RFC 1928, section 6. The library tells them
@@ -311,13 +311,13 @@ func cutOff(err error, some bool) error {
 	case errors.Is(err, errProxyAnswer):
 		return err
 	case late && some:
-		return &proxyFault{ProxySilent, "the proxy's answer was not complete in time"}
+		return &faultError{ProxySilent, "the proxy's answer was not complete in time"}
 	case late:
-		return &proxyFault{ProxySilent, "the proxy did not answer in time"}
+		return &faultError{ProxySilent, "the proxy did not answer in time"}
 	case some:
 		return errors.New("the proxy closed the connection within its answer")
 	default:
-		return &proxyFault{ProxySilent, "the proxy closed the connection without an answer"}
+		return &faultError{ProxySilent, "the proxy closed the connection without an answer"}
 	}
 }
 
