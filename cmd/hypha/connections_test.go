@@ -403,3 +403,27 @@ func manyHeaders(n int) string {
 	}
 	return b.String()
 }
+
+// The program looks at its certificate when it gets SIGHUP, and goes on.
+func TestHangupReadsTheCertificate(t *testing.T) {
+	dir := t.TempDir()
+	first := certificatetest.Make(t, "one.example.com", time.Now().Add(-time.Hour), time.Now().Add(90*24*time.Hour))
+	cert, key := first.Put(t, dir)
+	p := startProgram(t, nil, "serve", "--listen", "127.0.0.1:0", "--data", t.TempDir(), "--tls-cert", cert, "--tls-key", key)
+	shown := func() string {
+		c, err := tls.Dial("tcp", strings.TrimPrefix(p.url, "https://"), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		return c.ConnectionState().PeerCertificates[0].DNSNames[0]
+	}
+	if got := shown(); got != "one.example.com" {
+		t.Errorf("shows %s", got)
+	}
+	certificatetest.Make(t, "two.example.com", time.Now().Add(-time.Hour), time.Now().Add(90*24*time.Hour)).Put(t, dir)
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new one is shown", func() bool { return shown() == "two.example.com" })
+}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/plinqx/hypha/internal/api"
@@ -136,6 +137,9 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 			return nil, fmt.Errorf("--tls-cert: %w", err)
 		}
 		metrics.WatchCertificate(v.certificate.Expires)
+		if strings.HasPrefix(s.PublicURL, "http://") {
+			logger.Warn("--public-url begins with http://, but this server is served over TLS: browsers can't reach it there", "public_url", s.PublicURL)
+		}
 	}
 	v.connections = listener.Limit(v.listener, listener.Limits{
 		Total: connectionLimit(s.MaxConnections, s.Slots, logger), PerAddress: s.MaxConnectionsPerAddress,
