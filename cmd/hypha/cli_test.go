@@ -60,6 +60,15 @@ func TestHelp(t *testing.T) {
 		"help-bench.txt":   {"bench", "--help"},
 		"help-migrate.txt": {"migrate", "up", "--help"},
 		"help-store.txt":   {"store", "copy", "--help"},
+
+		"help-admin.txt":               {"admin", "--help"},
+		"help-admin-tenants.txt":       {"admin", "tenants", "--help"},
+		"help-admin-users.txt":         {"admin", "users", "--help"},
+		"help-admin-keys.txt":          {"admin", "keys", "--help"},
+		"help-admin-operator-keys.txt": {"admin", "operator-keys", "--help"},
+		"help-admin-secret-keys.txt":   {"admin", "secret-keys", "--help"},
+		"help-admin-audit.txt":         {"admin", "audit", "--help"},
+		"help-admin-audit-list.txt":    {"admin", "audit", "list", "--help"},
 	} {
 		out, err := runCLI(t, nil, args...)
 		if err != nil {

@@ -61,7 +61,7 @@ func (f *configFile) Validate(app *kong.Application) error {
 	var note func(*kong.Node)
 	note = func(n *kong.Node) {
 		for _, flag := range n.Flags {
-			known[flag.Name] = true
+			known[flag.Name] = known[flag.Name] || !flag.Tag.Has(once)
 		}
 		for _, child := range n.Children {
 			note(child)
@@ -79,5 +79,8 @@ func (f *configFile) Validate(app *kong.Application) error {
 
 // Resolve implements kong.Resolver.
 func (f *configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if flag.Tag.Has(once) {
+		return nil, nil
+	}
 	return f.lines[flag.Name], nil
 }

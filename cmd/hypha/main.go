@@ -25,8 +25,24 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "hypha:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+// usageError is a command that can't be done as it was given.
+type usageError struct{ error }
+
+// Unwrap is what is wrong with it.
+func (e usageError) Unwrap() error { return e.error }
+
+// exitCode is what the process ends with: 2 for a command that was not understood, 1
+// for one that failed.
+func exitCode(err error) int {
+	var usage usageError
+	if errors.As(err, &usage) {
+		return 2
+	}
+	return 1
 }
 
 // cli is the command line: a field per command.
@@ -36,6 +52,7 @@ type cli struct {
 	Bench benchCommand `cmd:"" help:"Measure a server: throughput, latency, what is lost or doubled, and what it costs."`
 
 	Migrate migrateCommand `cmd:"" help:"Look after the tables of a PostgreSQL database."`
+	Admin   adminCommand   `cmd:"" help:"Administer a server that runs: tenants, users, keys, the audit log. For its own account, and root."`
 	Store   storeCommand   `cmd:"" help:"Move from a folder to a PostgreSQL database."`
 
 	BenchReceiver benchReceiverCommand `cmd:"" hidden:""`
@@ -74,7 +91,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 			}
 			return value.Help
 		}),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100, NoExpandSubcommands: true}),
 	)
 	if err != nil {
 		return err
@@ -86,17 +103,21 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	if err != nil {
 		var parse *kong.ParseError
 		if errors.As(err, &parse) {
-			return fmt.Errorf("%w (hypha --help lists the commands and settings)", err)
+			return usageError{fmt.Errorf("%w (hypha --help lists the commands and settings)", err)}
 		}
 		return err
 	}
 	return k.Run(&process{ctx: ctx, env: env, stdin: stdin, stdout: stdout, stderr: stderr})
 }
 
+// once is the tag of a flag that is no setting: it is of the one command that it is
+// given to, and neither a variable nor a line of the file.
+const once = "once"
+
 // environment resolves a flag from its HYPHA_… variable.
 func environment(env func(string) (string, bool)) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-		if flag.Name == "help" || flag.Name == "version" {
+		if flag.Name == "help" || flag.Name == "version" || flag.Tag.Has(once) {
 			return nil, nil
 		}
 		value, ok := env("HYPHA_" + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_")))

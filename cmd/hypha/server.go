@@ -52,6 +52,7 @@ type server struct {
 	guard       *contain.Guard
 	hangups     <-chan os.Signal // have the certificate looked at; may be nil
 	http        *http.Server
+	admin       *adminServer // nil if there is no admin socket
 	debug       *debugServer
 	logger      *slog.Logger
 	draining    chan struct{} // closed when no more traffic is wanted
@@ -178,6 +179,11 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 			return nil, err
 		}
 	}
+	// It stands in the folder, which is ours by now.
+	if v.admin, err = openAdminSocket(ctx, s, logger); err != nil {
+		return nil, err
+	}
+	opened = append(opened, v.admin.close)
 	logger.Info("secret keys", "seals", ring.Current(), "open", ring.IDs())
 	v.rekeyer = rekey.New(rekey.Options{Store: v.store, Ring: ring, KeyFile: s.keyFile(), Logger: logger})
 	policy, err := egress.New(egress.Options{Allow: c.allow, Deny: c.deny, Ports: c.ports, Proxy: c.proxy, OwnListeners: v.ownListeners()})
@@ -247,40 +253,30 @@ func newServer(ctx context.Context, s *settings, bootstrap auth.Bootstrap, logge
 		metrics.Limits(string(by))
 	}
 	metrics.Watch(v.state)
-	v.http = &http.Server{
-		Handler: api.New(api.Options{
-			Auth: v.auth, Catalog: configs, Registry: webhooks, Replays: v.replays, History: v.store, Audit: v.store, Now: clock.Now, SecretKeys: v.rekeyer,
-			Vault: vault.New(vault.Options{Store: v.store, Catalog: configs, Now: clock.Now, Shared: nodes != nil}),
-			Publisher: ingest.New(ingest.Options{
-				Catalog: configs, Committer: v.committer, Lanes: v.dispatcher, Now: clock.Now, MaxAge: s.MaxAge, MaxQueued: s.MaxQueued,
-			}),
-			Admit: v.committer.Admit,
-			NoRoom: func(ofTenant bool) {
-				if ofTenant {
-					metrics.Refused(refusedTenantMemory, 1)
-				} else {
-					metrics.Refused(refusedMemory, 1)
-				}
-			},
-			RateLimits: s.rateLimits(), RateLimited: func(by api.Limit) { metrics.Limited(string(by)) }, TrustedProxies: c.proxies,
-			CrossOrigin: c.crossOrigin, Provider: provider,
-			Ready: v.ready, Metrics: metrics.Handler(), Logger: logger,
-			Observe:  func(x api.Exchange) { metrics.Requested(x.Route, x.Status, x.Duration) },
-			Panicked: func() { metrics.Panicked(string(contain.Request)) },
-			Prefix:   prefix, UserAgent: userAgent,
-			MaxEventBody: s.MaxEventBytes, MaxBatchBody: s.MaxBatchBytes,
+	handler := api.New(api.Options{
+		Auth: v.auth, Catalog: configs, Registry: webhooks, Replays: v.replays, History: v.store, Audit: v.store, Now: clock.Now, SecretKeys: v.rekeyer,
+		Vault: vault.New(vault.Options{Store: v.store, Catalog: configs, Now: clock.Now, Shared: nodes != nil}),
+		Publisher: ingest.New(ingest.Options{
+			Catalog: configs, Committer: v.committer, Lanes: v.dispatcher, Now: clock.Now, MaxAge: s.MaxAge, MaxQueued: s.MaxQueued,
 		}),
-		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeader,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connBuffer,
-			SendPingTimeout: pingAfter, PingTimeout: pingAnswer, WriteByteTimeout: writeStall,
+		Admit: v.committer.Admit,
+		NoRoom: func(ofTenant bool) {
+			if ofTenant {
+				metrics.Refused(refusedTenantMemory, 1)
+			} else {
+				metrics.Refused(refusedMemory, 1)
+			}
 		},
-		// "OPTIONS *" is answered as any other path that there is nothing at.
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(logger.Handler(), slog.LevelDebug), // what clients do wrong below HTTP
-	}
-
+		RateLimits: s.rateLimits(), RateLimited: func(by api.Limit) { metrics.Limited(string(by)) }, TrustedProxies: c.proxies,
+		CrossOrigin: c.crossOrigin, Provider: provider,
+		Ready: v.ready, Metrics: metrics.Handler(), Logger: logger,
+		Observe:  func(x api.Exchange) { metrics.Requested(x.Route, x.Status, x.Duration) },
+		Panicked: func() { metrics.Panicked(string(contain.Request)) },
+		Prefix:   prefix, UserAgent: userAgent,
+		MaxEventBody: s.MaxEventBytes, MaxBatchBody: s.MaxBatchBytes,
+	})
+	v.http = httpServer(handler, logger)
+	v.admin.handle(handler, logger)
 	if v.certificate != nil {
 		v.http.TLSConfig = v.certificate.Config() // so that it speaks HTTP/2 with those who chose it
 	}
@@ -323,6 +319,22 @@ func places() (all []string) {
 		all = append(all, string(where))
 	}
 	return all
+}
+
+// httpServer is what answers requests, within the limits of all.
+func httpServer(handler http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeader,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connBuffer,
+			SendPingTimeout: pingAfter, PingTimeout: pingAnswer, WriteByteTimeout: writeStall,
+		},
+		// "OPTIONS *" is answered as any other path that there is nothing at.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(logger.Handler(), slog.LevelDebug), // what clients do wrong below HTTP
+	}
 }
 
 // idleStore is how long nobody must have published for the store to be idle.
@@ -431,8 +443,11 @@ func (v *server) run(ctx context.Context) error {
 		v.certificate.Start(v.hangups)
 		defer v.certificate.Stop()
 	}
-	served := make(chan error, 1)
+	served := make(chan error, 2)
 	go func() { served <- v.http.Serve(v.accept()) }()
+	if v.admin != nil {
+		go func() { served <- v.admin.serve() }()
+	}
 	var failed error
 	select {
 	case <-ctx.Done():
@@ -445,6 +460,7 @@ func (v *server) run(ctx context.Context) error {
 	if err := v.http.Shutdown(drain); err != nil {
 		_ = v.http.Close() // who has not finished by now is cut off
 	}
+	v.admin.stop(drain)
 	cancel()
 	v.replays.Stop()
 	v.retention.Stop()

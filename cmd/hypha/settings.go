@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/plinqx/hypha/internal/adminsocket"
 	"github.com/plinqx/hypha/internal/api"
 	"github.com/plinqx/hypha/internal/auth"
 	"github.com/plinqx/hypha/internal/dispatch"
@@ -37,6 +38,8 @@ type settings struct {
 
 	DatabaseURL string `help:"PostgreSQL database to keep everything in, such as postgres://user:password@host/database. Any number of servers may share one. It holds a password: give it as the variable HYPHA_DATABASE_URL." placeholder:"URL"`
 	NodeName    string `help:"Name of this server among those that share a database. Default: the machine's." placeholder:"NAME"`
+
+	adminSocketSetting
 
 	SecretKey     string `help:"Key that seals secrets at rest, 64 hexadecimal digits. Several, with commas between them: the first one seals, the others open what was sealed before. Made in the data folder if not given; needed with --database-url, and the same for all servers. Better in a file." placeholder:"HEX"`
 	SecretKeyFile string `help:"File with that key, or with several, one on each line. Nobody but its owner may read it." placeholder:"FILE"`
@@ -206,6 +209,9 @@ func (s *settings) check() (c checked, err error) {
 	}
 	c.prefix, err = signature.ParsePrefix(s.HeaderPrefix)
 	note("header-prefix", err)
+	if s.AdminSocket != "" {
+		note("admin-socket", adminsocket.CheckPath(s.adminSocket()))
+	}
 	c.crossOrigin = http.NewCrossOriginProtection()
 	if s.PublicURL != "" {
 		note("public-url", trust(c.crossOrigin, s.PublicURL))

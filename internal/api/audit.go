@@ -98,7 +98,7 @@ func textOrNull(s string) *string {
 }
 
 // viewAudit shows an entry. A tenant's own people don't see from where its operators
-// work.
+// work, nor the accounts of the machine.
 func viewAudit(e *hook.AuditEntry, operator bool) auditView {
 	v := auditView{
 		ID: e.ID, At: instant(e.At), Action: e.Action, SecretShown: e.SecretShown, Changes: make([]auditChangeView, len(e.Changes)),
@@ -109,6 +109,9 @@ func viewAudit(e *hook.AuditEntry, operator bool) auditView {
 		v.TenantID = &e.Tenant
 	}
 	v.RequestID = textOrNull(e.Origin.RequestID)
+	if !operator && e.Actor.Kind == hook.ActorLocal {
+		v.Actor.Name = nil
+	}
 	if operator || e.Actor.Kind != hook.ActorOperator && e.Actor.Kind != hook.ActorLocal {
 		v.Address, v.UserAgent = textOrNull(e.Origin.Address), textOrNull(e.Origin.UserAgent)
 	}

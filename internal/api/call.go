@@ -295,7 +295,7 @@ func (a *api) enter(c *call, e *endpoint) (reply, error) {
 	if err := a.o.CrossOrigin.Check(c.Request); err != nil {
 		return reply{}, &hook.Error{Code: hook.CodeForbidden, Message: "This request comes from a page of another site", Cause: err}
 	}
-	if e.access == everybody && !e.probed() {
+	if e.access == everybody && !e.probed() && !auth.CameByAdminSocket(c.Context()) {
 		if err := a.limits.stranger(c.network()); err != nil {
 			return reply{}, err
 		}
@@ -354,7 +354,7 @@ func (a *api) authenticate(c *call, who access) error {
 }
 
 // identify answers whose the request's credential is: the bearer token, or else the
-// cookie.
+// cookie. Who comes by the admin socket needs none.
 func (a *api) identify(c *call) (*auth.Principal, error) {
 	var token string
 	if _, given := c.Header["Authorization"]; given {
@@ -363,7 +363,12 @@ func (a *api) identify(c *call) (*auth.Principal, error) {
 		token = sessionCookie(c.Request)
 		c.cookie = token != ""
 	}
-	if a.o.Auth.Unknown(token) {
+	// Who has the machine need not guess.
+	local := auth.CameByAdminSocket(c.Context())
+	if local && token == "" && c.Header["Authorization"] == nil {
+		return a.o.Auth.Local(c.Context())
+	}
+	if !local && a.o.Auth.Unknown(token) {
 		if err := a.limits.mayGuess(c.network()); err != nil {
 			return nil, err
 		}
@@ -375,7 +380,7 @@ func (a *api) identify(c *call) (*auth.Principal, error) {
 	} else {
 		p, err = a.o.Auth.Authenticate(c.Context(), token)
 	}
-	if err != nil && hook.CodeOf(err) == hook.CodeUnauthorized {
+	if err != nil && !local && hook.CodeOf(err) == hook.CodeUnauthorized {
 		a.limits.guessed(c.network())
 	}
 	return p, err

@@ -407,10 +407,12 @@ type ownTenantView struct {
 
 func viewMe(p *auth.Principal, t *hook.Tenant) meView {
 	v := meView{Tenant: &ownTenantView{ID: t.ID, Name: t.Name}, Scopes: p.Scopes, ExpiresAt: orNull(p.ExpiresAt)}
-	if p.Session != nil {
+	switch {
+	case p.Session != nil:
 		v.User = viewUser(&p.Session.User)
-	} else {
+	case !p.Key.IsZero():
 		v.APIKey = &ownKeyView{ID: p.Key, Name: p.KeyName}
+	default: // it came by the admin socket
 	}
 	return v
 }

@@ -18,6 +18,8 @@ func (p *Principal) Actor() hook.AuditActor {
 	switch {
 	case p.Session != nil:
 		return actorOf(&p.Session.User)
+	case p.local != "":
+		return hook.AuditActor{Kind: hook.ActorLocal, Name: p.local}
 	case p.Operator:
 		return hook.AuditActor{Kind: hook.ActorOperator, ID: p.Key.String(), Name: p.KeyName}
 	default:

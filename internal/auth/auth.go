@@ -151,6 +151,8 @@ type Principal struct {
 
 	hash [32]byte
 	now  func() time.Time
+	// local is the account of who came by the admin socket, and has no key.
+	local string
 }
 
 // Can reports whether the principal may do what needs the scope.

@@ -116,7 +116,8 @@ func (a *Auth) operatorRow(ctx context.Context, key id.Key) (*store.KeyRow, erro
 
 // DeleteOperatorKey revokes a key: it is refused from now on. One that would delete
 // itself is not (hook.CodeConflict): that is the slip by which operators lock
-// themselves out, and it keeps a key in force for whoever deletes others.
+// themselves out, and it keeps a key in force for whoever deletes others. Who comes by
+// the admin socket has none, and may delete the last: the socket is the way back in.
 func (a *Auth) DeleteOperatorKey(ctx context.Context, p *Principal, key id.Key) error {
 	row, err := a.operatorRow(ctx, key)
 	if err != nil {

@@ -61,7 +61,7 @@ const (
 	ActorUser      AuditActorKind = "user"      // with a session
 	ActorAPIKey    AuditActorKind = "apiKey"    // with a tenant's API key
 	ActorOperator  AuditActorKind = "operator"  // with an operator's key
-	ActorLocal     AuditActorKind = "local"     // on the machine itself
+	ActorLocal     AuditActorKind = "local"     // on the machine itself, by the admin socket
 	ActorSystem    AuditActorKind = "system"    // nobody asked for it
 	ActorAnonymous AuditActorKind = "anonymous" // somebody who did not prove who they are
 )
