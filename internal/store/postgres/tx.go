@@ -111,7 +111,7 @@ func (s *Store) transact(ctx context.Context, pool *pgxpool.Pool, begin string, 
 		t := &tx{s: s, node: s.node.Load(), tenants: make(map[id.Tenant]tenantState, len(tenants)), audit: store.AuditOf(ctx)}
 		err := t.run(ctx, pool, begin, tenants, more, f)
 		if err == nil {
-			s.counted(t)
+			s.o.Guard.OrEnd("what the store has in memory", func() { s.counted(t) }) // it is committed
 			return nil
 		}
 		s.reconnect(err)

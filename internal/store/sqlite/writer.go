@@ -96,8 +96,11 @@ func (s *Store) transact(ctx context.Context, fn func(*tx) error) (err error) {
 		return err
 	}
 	committed = true
-	t.keep()
-	s.afterCommit()
+	// What is on disk can't be undone any more, and what is in memory has to agree.
+	s.guard.OrEnd("what the store has in memory", func() {
+		t.keep()
+		s.afterCommit()
+	})
 	return nil
 }
 
