@@ -7,23 +7,26 @@ import "net/netip"
 // operator's allow list opens these: it is too easily written one bit too wide.
 // Some are public by their number and on no list of special addresses.
 func isMetadata(addr netip.Addr) bool {
-	switch addr.String() {
-	case "169.254.169.254", // most clouds
-		"169.254.170.2",   // AWS ECS task credentials
-		"169.254.170.23",  // AWS EKS pod identity
-		"169.254.0.23",    // Tencent
-		"169.254.42.42",   // Scaleway
-		"168.63.129.16",   // Azure wire server
-		"100.100.100.200", // Alibaba
-		"192.0.0.192",     // Oracle
-		"fd00:ec2::254",   // AWS
-		"fd00:ec2::23",    // AWS EKS pod identity
-		"fd20:ce::254",    // Google
-		"fd00:42::42",     // Scaleway
-		"fe80::a9fe:a9fe": // OpenStack
+	// Most are link-local, and every cloud adds some: 169.254.169.254,
+	// 169.254.170.2 and .23 (AWS ECS and EKS), 169.254.0.23 (Tencent),
+	// 169.254.42.42 (Scaleway), fe80::a9fe:a9fe (OpenStack). Nothing that a
+	// webhook could mean is.
+	if addr.IsLinkLocalUnicast() {
 		return true
 	}
-	return false
+	switch addr.String() {
+	case "168.63.129.16", // Azure wire server
+		"100.100.100.200",    // Alibaba
+		"192.0.0.192",        // Oracle, classic
+		"fd20:ce::254",       // Google
+		"fd00:c1::a9fe:a9fe", // Oracle
+		"fd00:42::42",        // Scaleway
+		"fd00:a9fe:a9fe::1",  // Akamai
+		"fd00:100::100:200":  // Alibaba
+		return true
+	}
+	// AWS keeps this block for its services: metadata, EKS pod identity, DNS, time.
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x00, 0x0e, 0xc2}), 32).Contains(addr)
 }
 
 // privateNetworks are those in which organisations number their own machines
@@ -49,6 +52,8 @@ func embedded(addr netip.Addr) (netip.Addr, bool) {
 	switch {
 	case inBlock(b, 12, 0x00, 0x64, 0xff, 0x9b): // 64:ff9b::/96, NAT64 (RFC 6052)
 		return last, true
+	case inBlock(b, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff): // ::ffff:0:0:0/96, IPv4-translated (RFC 2765, 2.1)
+		return last, true
 	case inBlock(b, 12): // ::/96, IPv4-compatible (RFC 4291, 2.5.5.1)
 		// ::1 is no IPv4 address, but loopback.
 		return last, !addr.IsLoopback()
@@ -61,6 +66,28 @@ func embedded(addr netip.Addr) (netip.Addr, bool) {
 		return last, true
 	}
 	return netip.Addr{}, false
+}
+
+// translated returns the IPv4 addresses that an address of 64:ff9b:1::/48 may
+// carry: where, is the choice of whoever runs the translator (RFC 8215; RFC 6052,
+// section 2.2, for prefixes of 48, 56, 64 and 96 bits). One of these is meant, so
+// none may be what nobody may reach; but not all can be asked to be permitted.
+// Those that begin with a zero are none: there the prefix goes on.
+func translated(addr netip.Addr) []netip.Addr {
+	if !addr.Is6() {
+		return nil
+	}
+	b := addr.As16()
+	if !inBlock(b, 6, 0x00, 0x64, 0xff, 0x9b, 0x00, 0x01) {
+		return nil
+	}
+	var inner []netip.Addr
+	for _, place := range [][4]byte{{b[6], b[7], b[9], b[10]}, {b[7], b[9], b[10], b[11]}, {b[9], b[10], b[11], b[12]}, {b[12], b[13], b[14], b[15]}} {
+		if place[0] != 0 {
+			inner = append(inner, netip.AddrFrom4(place))
+		}
+	}
+	return inner
 }
 
 // inBlock reports whether the first size bytes of b are prefix, then zeros.

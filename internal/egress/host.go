@@ -153,6 +153,7 @@ func neverNames() []string {
 		"metadata.google.internal", "metadata.goog",
 		"metadata.azure.internal", "metadata.ec2.internal", "instance-data.ec2.internal",
 		"metadata.tencentyun.com", "metadata.packet.net", "metadata.platformequinix.com",
+		"api.metadata.cloud.ibm.com", "api.service.softlayer.com", "metadata.exoscale.com",
 	}
 }
 

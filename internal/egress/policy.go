@@ -18,9 +18,11 @@ type Options struct {
 	// Allow lists networks that may be reached although they are not public,
 	// such as 127.0.0.0/8 on a laptop. A network that holds an embedded IPv4
 	// address in a known place (64:ff9b::/96, 2002::/16, ::/96, 2001::/32,
-	// ISATAP) opens only such addresses of it whose IPv4 address is permitted
-	// too. In 64:ff9b:1::/48 the place is the operator's choice (RFC 8215), so
-	// there the translator has to filter.
+	// ::ffff:0:0:0/96, ISATAP) opens only such addresses of it whose IPv4 address
+	// is permitted too. In 64:ff9b:1::/48 the place is the operator's choice (RFC
+	// 8215), so there only what is never reached is refused, in each place that it
+	// may be; the translator has to filter the rest. Link-local addresses and those
+	// of clouds' metadata services are not opened by any network.
 	Allow []netip.Prefix
 
 	// Deny lists networks that are never reached. It wins over Allow.
@@ -175,24 +177,32 @@ func (p *Policy) judge(destination netip.AddrPort) bool {
 	if !addr.IsValid() || addr.Zone() != "" {
 		return false
 	}
-	addr = addr.Unmap()
-	return !p.isOwn(netip.AddrPortFrom(addr, destination.Port())) && p.judgeAddr(addr)
+	return p.judgePlain(netip.AddrPortFrom(addr.Unmap(), destination.Port()))
 }
 
-// judgeAddr judges an unmapped address without its port.
-func (p *Policy) judgeAddr(addr netip.Addr) bool {
-	// A connection to the unspecified address ends at this machine.
-	if addr.IsUnspecified() || isMetadata(addr) || containsAny(p.deny, addr) {
+// judgePlain judges a destination whose address is no mapped one.
+func (p *Policy) judgePlain(destination netip.AddrPort) bool {
+	addr := destination.Addr()
+	if p.never(destination) || p.guardian.SafeAddr(addr) != nil {
 		return false
 	}
-	if p.guardian.SafeAddr(addr) != nil {
-		return false
+	for _, inner := range translated(addr) {
+		if p.never(netip.AddrPortFrom(inner, destination.Port())) {
+			return false
+		}
 	}
 	// A tunnel or translator would carry the connection on to this address.
 	if inner, ok := embedded(addr); ok {
-		return p.judgeAddr(inner)
+		return p.judgePlain(netip.AddrPortFrom(inner, destination.Port()))
 	}
 	return true
+}
+
+// never reports whether a destination is refused whatever is allowed. A
+// connection to the unspecified address ends at this machine.
+func (p *Policy) never(destination netip.AddrPort) bool {
+	addr := destination.Addr()
+	return addr.IsUnspecified() || isMetadata(addr) || containsAny(p.deny, addr) || p.isOwn(destination)
 }
 
 // isOwn reports whether destination is one of our own listeners.
@@ -223,11 +233,14 @@ func (p *Policy) isThisMachine(addr netip.Addr) bool {
 		return true
 	}
 	for _, a := range addrs {
-		ipNet, ok := a.(*net.IPNet)
-		if !ok {
-			continue
+		var ip net.IP
+		switch a := a.(type) {
+		case *net.IPNet:
+			ip = a.IP
+		case *net.IPAddr: // what some systems have for anycast addresses
+			ip = a.IP
 		}
-		if own, ok := netip.AddrFromSlice(ipNet.IP); ok && own.Unmap() == addr {
+		if own, ok := netip.AddrFromSlice(ip); ok && own.Unmap() == addr {
 			return true
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"runtime"
@@ -654,5 +655,54 @@ func TestOldTLSIsNotAllowed(t *testing.T) {
 	defer s.Close()
 	if a := s.Send(t.Context(), request(t, r.URL, []byte("{}"), patience)); kindOf(a) != hook.FailureTLS {
 		t.Errorf("%d %+v", a.StatusCode, a.Failure)
+	}
+}
+
+// TestKeptConnectionsOpenNoOtherName: a connection that is kept is for the name
+// and the tenant that it was made for. Another name's way is judged by itself,
+// though it leads to where a connection stands already.
+func TestKeptConnectionsOpenNoOtherName(t *testing.T) {
+	for name, start := range map[string]func(*httptest.Server){
+		"plain": (*httptest.Server).Start,
+		"TLS":   (*httptest.Server).StartTLS,
+		"HTTP/2": func(r *httptest.Server) {
+			r.EnableHTTP2 = true
+			r.StartTLS()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			start(r)
+			t.Cleanup(r.Close)
+			var dialled atomic.Int64
+			options := send.Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				dialled.Add(1)
+				if !strings.HasPrefix(address, "example.com:") {
+					return nil, &egress.BlockedError{Host: address}
+				}
+				var d net.Dialer
+				return d.DialContext(ctx, network, r.Listener.Addr().String())
+			}}
+			if transport, ok := r.Client().Transport.(*http.Transport); ok && r.TLS != nil {
+				options.TLS = transport.TLSClientConfig
+			}
+			s := send.New(options)
+			t.Cleanup(s.Close)
+			address := strings.Replace(r.URL, "127.0.0.1", "example.com", 1)
+			for range 2 {
+				if a := s.Send(t.Context(), request(t, address, []byte("{}"), patience)); a.Failure != nil {
+					t.Fatal(a.Failure.Message)
+				}
+			}
+			if n := dialled.Load(); n != 1 {
+				t.Errorf("two requests made %d connections", n)
+			}
+			for _, other := range []string{"www.example.com", "127.0.0.1"} {
+				a := s.Send(t.Context(), request(t, strings.Replace(address, "example.com", other, 1), []byte("{}"), patience))
+				if kindOf(a) != hook.FailureBlocked {
+					t.Errorf("%s: %+v, want blocked", other, a.Failure)
+				}
+			}
+		})
 	}
 }
