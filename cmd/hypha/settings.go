@@ -32,7 +32,7 @@ type settings struct {
 	TLSKey  string `name:"tls-key" help:"File with the certificate's private key, in PEM." placeholder:"FILE"`
 
 	MaxConnections           int `help:"Most connections to the API that are open at once; 0 is no limit." default:"10000" placeholder:"N"`
-	MaxConnectionsPerAddress int `help:"Most of these from one IPv4 address or IPv6 network of 64 bits, unless that is a trusted proxy's; 0 is no limit." default:"1000" placeholder:"N"`
+	MaxConnectionsPerAddress int `help:"Most of these from one IPv4 address or IPv6 network of 64 bits, unless that is a trusted proxy's; 0 is no limit." default:"2500" placeholder:"N"`
 
 	Data string `help:"Folder of the embedded store and its keys. Not used with --database-url." default:"./hypha-data" placeholder:"DIR"`
 
