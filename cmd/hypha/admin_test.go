@@ -263,6 +263,42 @@ func TestAdminErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
+// What is said to one command is said there: neither a variable nor a line of the file
+// renames anything.
+func TestFlagsOfOneCommandAreNoSettings(t *testing.T) {
+	env := map[string]string{"HYPHA_NAME": "from a variable", "HYPHA_EXPIRES": "1h", "HYPHA_JSON": "true"}
+	_, err := runCLI(t, env, "admin", "operator-keys", "update", "key_"+nobody)
+	if err == nil || exitCode(err) != 2 || !strings.Contains(err.Error(), "nothing is to be changed") {
+		t.Errorf("with variables: %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "hypha.yaml")
+	if err := os.WriteFile(file, []byte("name: from a file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := runCLI(t, nil, "admin", "operator-keys", "update", "key_"+nobody, "--config", file); err == nil || !strings.Contains(err.Error(), `there is no setting "name"`) {
+		t.Errorf("with a file: %v", err)
+	}
+	// Where the server is, is a setting.
+	dir := t.TempDir()
+	startServer(t, func(s *settings) { s.Data = dir })
+	if err := os.WriteFile(file, fmt.Appendf(nil, "data: %s\nslots: 3\n", dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	for name, value := range map[string]string{"HYPHA_CONFIG": file, "HYPHA_DATA": dir, "HYPHA_ADMIN_SOCKET": filepath.Join(dir, adminSocketName)} {
+		out.Reset()
+		look := func(asked string) (string, bool) {
+			if asked == name {
+				return value, true
+			}
+			return "", false
+		}
+		if err := run(t.Context(), []string{"admin", "tenants", "list"}, look, strings.NewReader(""), &out, io.Discard); err != nil || !strings.Contains(out.String(), "default") {
+			t.Errorf("%s: %v %s", name, err, out.String())
+		}
+	}
+}
+
 // Another account is told so, by the exit code too. It takes root to be one; others
 // close the folder to themselves.
 func TestAdminOfAnotherAccount(t *testing.T) {
