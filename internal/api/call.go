@@ -212,10 +212,16 @@ func (a *api) finished(e *exchange, r *http.Request, requestID string, took time
 	a.o.Logger.LogAttrs(r.Context(), level, "request", attrs...)
 }
 
+// maxLoggedPath is how much of a path the log shows, in bytes: our own are shorter.
+const maxLoggedPath = 512
+
 // loggedPath is a request's path, without what begins like a secret of ours: people
 // put keys where their ids belong.
 func loggedPath(r *http.Request) string {
 	path := r.URL.EscapedPath()
+	if len(path) > maxLoggedPath {
+		path = path[:maxLoggedPath] + "…"
+	}
 	if !strings.Contains(path, "_") {
 		return path
 	}

@@ -3,6 +3,8 @@ package api
 import (
 	"net/http"
 	"net/netip"
+	"net/url"
+	"strings"
 	"testing"
 )
 
@@ -52,6 +54,21 @@ func TestClientAddress(t *testing.T) {
 		}
 		if got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestLoggedPath(t *testing.T) {
+	long := "/" + strings.Repeat("a", 2*maxLoggedPath)
+	for path, want := range map[string]string{
+		"/services/webhooks/wh_01jd6c3v7genxa5fhm2rj8wq4t": "/services/webhooks/wh_01jd6c3v7genxa5fhm2rj8wq4t",
+		"/services/api-keys/hypha_abc":                     "/services/api-keys/****",
+		"/hyps_abc/whsec_abc/whsk_abc/x_y":                 "/****/****/****/x_y",
+		"/":                                                "/",
+		long:                                               long[:maxLoggedPath] + "…",
+	} {
+		if got := loggedPath(&http.Request{URL: &url.URL{Path: path}}); got != want {
+			t.Errorf("%.40s: %q", path, got)
 		}
 	}
 }
