@@ -22,8 +22,8 @@ const nobody = "01jd6c3v7genxa5fhm2rj8wq4t"
 func idKinds() map[string]string {
 	return map[string]string{
 		"webhook": "wh_" + nobody, "delivery": "dlv_" + nobody, "event": "evt_" + nobody, "key": "key_" + nobody, "tenant": "ten_" + nobody,
-		"secret": "vlt_" + nobody,
-		"user":   "usr_" + nobody,
+		"secret": "vlt_" + nobody, "operatorKey": "key_" + nobody,
+		"user": "usr_" + nobody,
 	}
 }
 

@@ -291,6 +291,7 @@ func (l *leaks) sent() {
 		ids[what] = l.answered("GET", path, "").text("data.0.id")
 	}
 	ids["tenant"] = l.answered("GET", "/services/auth/me", "").text("tenant.id")
+	ids["operatorKey"] = l.answered("GET", "/services/operator-keys", "", "Authorization: Bearer "+operatorKey).text("data.0.id")
 	for _, op := range operationsOf(l.t) {
 		if op.method != http.MethodGet || strings.Contains(op.path, "/oidc/") {
 			continue

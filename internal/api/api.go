@@ -321,9 +321,9 @@ func (a *api) endpoints() []endpoint {
 
 		{get, topKeys, operators, operator, params, a.listOperatorKeys},
 		{post, topKeys, operators, operator, plain, a.createOperatorKey},
-		{get, topKeys + "/{key}", operators, operator, plain, a.getOperatorKey},
-		{patch, topKeys + "/{key}", operators, operator, plain, a.updateOperatorKey},
-		{remove, topKeys + "/{key}", operators, operator, plain, a.deleteOperatorKey},
+		{get, topKeys + "/{operatorKey}", operators, operator, plain, a.getOperatorKey},
+		{patch, topKeys + "/{operatorKey}", operators, operator, plain, a.updateOperatorKey},
+		{remove, topKeys + "/{operatorKey}", operators, operator, plain, a.deleteOperatorKey},
 
 		{get, secretKeys, operators, operator, plain, a.listSecretKeys},
 		{post, secretKeys, operators, operator, plain, a.createSecretKey},

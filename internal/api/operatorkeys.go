@@ -27,7 +27,7 @@ func viewOperatorKey(k *hook.APIKey) operatorKeyView {
 }
 
 func (c *call) operatorKeyID() (id.Key, error) {
-	k, err := id.ParseKey(c.param("key"))
+	k, err := id.ParseKey(c.param("operatorKey"))
 	if err != nil {
 		return k, hook.NotFound("operator key")
 	}
