@@ -92,7 +92,8 @@ func (c *conn) write(p []byte) (sent bool, err error) {
 // (RFC 8446, section 5.1), to know whether one has come in part.
 type records struct {
 	net.Conn
-	wrote int64 // bytes; the writer's alone
+	wrote int64  // bytes; the writer's alone
+	meter *meter // of what is read; nil if that is bounded elsewhere
 
 	dry    bool    // reading finds nothing, instead of waiting
 	header [5]byte // of a record: its length is in the last two
@@ -103,6 +104,14 @@ type records struct {
 func (r *records) Read(p []byte) (int, error) {
 	if r.dry {
 		return 0, errDry
+	}
+	if r.meter != nil {
+		if r.meter.spent() {
+			return 0, errFlood
+		}
+		n, err := r.Conn.Read(p)
+		r.meter.spend(n)
+		return n, err
 	}
 	n, err := r.Conn.Read(p)
 	r.follow(p[:n])

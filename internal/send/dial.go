@@ -84,7 +84,9 @@ func (s *Sender) dialTLS(ctx context.Context, network, address string) (*conn, e
 		_ = c.socket.Close() // the handshake's error says more
 		return nil, &handshakeError{err}
 	}
-	c.Conn, c.http2 = secure, state.NegotiatedProtocol == "h2"
+	if c.Conn, c.http2 = secure, state.NegotiatedProtocol == "h2"; c.http2 {
+		c.tls.meter = newMeter()
+	}
 	return c, nil
 }
 

@@ -13,10 +13,14 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/egress"
 	"github.com/plinqx/hypha/internal/hook"
 )
+
+const noStatus = "the answer's status is not of three digits"
 
 // failureOf sorts an error of a dial or of what followed it. The message is ours, never the
 // error's own text: that would name addresses of the network we stand in.
@@ -57,12 +61,26 @@ func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration)
 		return fail(hook.FailureTLS, "%s", handshakeMessage(handshake.err))
 	case !tr.got:
 		return fail(hook.FailureConnect, "%s", connectMessage(err))
+	case errors.Is(err, errFlood):
+		return fail(hook.FailureProtocol, "the receiver sent more than %d KiB for a request, over HTTP/2", maxPerAttempt>>10)
+	case errors.Is(err, errHead):
+		return fail(hook.FailureProtocol, "the answer's status line and headers are over %d KiB", maxHeader>>10)
+	case errors.Is(err, errFields):
+		return fail(hook.FailureProtocol, "the answer has more than %d headers", maxFields)
+	case errors.Is(err, errStatus):
+		return fail(hook.FailureProtocol, "%s", noStatus)
+	case garbled(err):
+		return fail(hook.FailureProtocol, "what the receiver sent is not valid TLS")
+	case alerted(err):
+		return fail(hook.FailureConnect, "the receiver ended the connection with a TLS alert")
+	case malformed(err):
+		return fail(hook.FailureProtocol, "the answer is not valid HTTP/2")
+	case refused(err):
+		return fail(hook.FailureConnect, "the receiver reset the request without an answer")
 	case !tr.answered():
 		return fail(hook.FailureConnect, "the receiver closed the connection without an answer")
 	case disconnected(err):
 		return fail(hook.FailureConnect, "the receiver closed the connection before the answer's headers were complete")
-	case errors.Is(err, errHead):
-		return fail(hook.FailureProtocol, "the answer's status line and headers are over %d KiB", maxHeader>>10)
 	default:
 		return fail(hook.FailureProtocol, "the answer is not valid HTTP")
 	}
@@ -149,6 +167,41 @@ func disconnected(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
+// garbled reports whether TLS came to us broken, once a connection stood.
+func garbled(err error) bool {
+	var (
+		record tls.RecordHeaderError
+		local  *net.OpError
+	)
+	return errors.As(err, &record) || errors.As(err, &local) && local.Op == "local error"
+}
+
+// alerted reports whether the other side ended TLS, for whatever reason it had.
+func alerted(err error) bool {
+	var remote *net.OpError
+	return errors.As(err, &remote) && remote.Op == "remote error"
+}
+
+// malformed reports whether what came is not HTTP/2.
+func malformed(err error) bool {
+	var (
+		connection http2.ConnectionError
+		stream     http2.StreamError
+	)
+	return errors.As(err, &stream) && !fromPeer(stream) || errors.As(err, &connection) || errors.Is(err, http2.ErrFrameTooLarge)
+}
+
+// refused reports whether the receiver would not answer over HTTP/2. Where the
+// transport would have sent the request again it tells of that in words alone.
+func refused(err error) bool {
+	var stream http2.StreamError
+	return errors.As(err, &stream) && fromPeer(stream) || strings.Contains(err.Error(), "cannot retry err [stream error")
+}
+
+func fromPeer(e http2.StreamError) bool {
+	return e.Cause != nil && e.Cause.Error() == "received from peer"
+}
+
 func fail(kind hook.FailureKind, format string, args ...any) *hook.Failure {
 	return &hook.Failure{Kind: kind, Message: fmt.Sprintf(format, args...)}
 }
@@ -160,7 +213,7 @@ func judge(status int) *hook.Failure {
 	case status >= 200 && status <= 299:
 		return nil
 	case status < 0 || status > 999:
-		return fail(hook.FailureProtocol, "the answer's status is not of three digits") // HTTP/2 lets it through
+		return fail(hook.FailureProtocol, "%s", noStatus) // HTTP/2 lets it through
 	case status >= 300 && status <= 399:
 		return fail(hook.FailureStatus, "%s: redirects are not followed", strings.TrimSpace(fmt.Sprintf("answered %03d %s", status, text)))
 	default:

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"math"
 	"net"
 	"net/http"
 	"time"
@@ -29,6 +28,12 @@ const (
 var (
 	// errHead is what follows the last byte that is read of heads.
 	errHead = errors.New("the answer's head is too long")
+	// errFields is why a head is refused that is short enough.
+	errFields = errors.New("the answer's head has too many fields")
+	// errVersion is why one is refused that could be read.
+	errVersion = errors.New("the answer is not of HTTP/1")
+	// errStatus is why one is refused whose status looks like a number to Go.
+	errStatus = errors.New("the answer's status is not of three digits")
 	// errUnsent is why an exchange failed before it began.
 	errUnsent = errors.New("nothing was sent")
 )
@@ -200,7 +205,7 @@ func (w *work) exchange(ctx context.Context, c *conn, r *Request, rest []byte, t
 	if fit {
 		// The status has decided. The body gets a moment of its own.
 		if buffered := int64(w.in.Buffered()); resp.ContentLength < 0 || resp.ContentLength > buffered {
-			w.left = math.MaxInt64
+			w.left = maxWireBody
 			_ = c.SetDeadline(time.Now().Add(bodyLimit(tr, r.Timeout))) // if it's closed, reading will tell
 		}
 		a.body, fit = readBody(resp.Body, resp.ContentLength, hook.MaxKeptBody+r.Redact.reach())
@@ -223,11 +228,26 @@ func (w *work) readHead() (*http.Response, error) {
 			return nil, errHead // the parser takes the end for a broken line
 		case err != nil:
 			return nil, err
+		case resp.ProtoMajor != 1:
+			return nil, errVersion
+		case resp.Status[0] < '0' || resp.Status[0] > '9':
+			return nil, errStatus
+		case int(maxHeader-w.left) > maxFields*minField && fields(resp.Header) > maxFields:
+			return nil, errFields // counted only if there can be so many
 		}
 		if resp.StatusCode < 100 || resp.StatusCode > 199 || resp.StatusCode == http.StatusSwitchingProtocols {
 			return resp, nil
 		}
 	}
+}
+
+// fields counts the lines of a head.
+func fields(h http.Header) int {
+	n := 0
+	for _, values := range h {
+		n += len(values)
+	}
+	return n
 }
 
 // lastWords gives an answer a moment to be read that came before the receiver

@@ -5,11 +5,15 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
@@ -60,35 +64,43 @@ func (t *transports) know(h host, now time.Time) bool {
 }
 
 // learn notes that a host speaks HTTP/2, and returns what to speak it with.
-func (t *transports) learn(h host, now time.Time, create func() *http.Transport) *http.Transport {
+func (t *transports) learn(h host, now time.Time, create func() (*http.Transport, error)) (*http.Transport, error) {
+	var old []*multiplexed
+	defer func() { closeAll(old) }() // after the unlocking: nobody waits for it
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now.Sub(t.swept) > connectionLife {
 		t.swept = now
 		for tenant, m := range t.of {
 			if now.Sub(m.born) > connectionLife {
-				t.drop(tenant, m)
+				old = append(old, m)
+				delete(t.of, tenant)
 			}
 		}
 	}
 	m := t.of[h.tenant]
 	if m != nil && now.Sub(m.born) > connectionLife {
-		t.drop(h.tenant, m)
+		old = append(old, m)
 		m = nil
 	}
 	if m == nil {
-		m = &multiplexed{transport: create(), hosts: make(map[string]struct{}), born: now}
+		transport, err := create()
+		if err != nil {
+			return nil, err
+		}
+		m = &multiplexed{transport: transport, hosts: make(map[string]struct{}), born: now}
 		t.of[h.tenant] = m
 	}
 	m.hosts[h.name] = struct{}{}
-	return m.transport
+	return m.transport, nil
 }
 
-// drop forgets a tenant's. Connections in use are closed when their attempt
-// ends.
-func (t *transports) drop(tenant id.Tenant, m *multiplexed) {
-	m.transport.CloseIdleConnections()
-	delete(t.of, tenant)
+// closeAll closes what was forgotten. Connections in use are closed when their
+// attempt ends.
+func closeAll(old []*multiplexed) {
+	for _, m := range old {
+		m.transport.CloseIdleConnections()
+	}
 }
 
 // forget takes back what was learnt of a host.
@@ -102,22 +114,23 @@ func (t *transports) forget(h host) {
 
 func (t *transports) close() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	for tenant, m := range t.of {
-		t.drop(tenant, m)
-	}
+	old := slices.Collect(maps.Values(t.of))
+	clear(t.of)
+	t.mu.Unlock()
+	closeAll(old)
 }
 
 // newTransport makes what speaks HTTP/2. It speaks nothing else: a host that
-// chooses HTTP/1.1 is left to us.
-func (s *Sender) newTransport() *http.Transport {
-	return &http.Transport{
+// chooses HTTP/1.1 is left to us. The HTTP/2 is that of golang.org/x/net: the one
+// inside of net/http (Go 1.26) locks itself in for ever when a receiver opens a
+// request's window beyond its limit, and every later attempt with it.
+func (s *Sender) newTransport() (*http.Transport, error) {
+	t := &http.Transport{
 		Proxy:              nil, // the guard's is in the dial; an environment's would go around it
 		DialContext:        s.o.Dial,
 		DialTLSContext:     s.dialHTTP2,
 		TLSClientConfig:    s.tls.Clone(), // the dial has the say; this configures HTTP/2, which writes to it
-		ForceAttemptHTTP2:  true,
-		DisableCompression: true, // a compressed answer is kept as it came
+		DisableCompression: true,          // a compressed answer is kept as it came
 		// HTTP/2 counts all heads of an answer together, as we do.
 		MaxResponseHeaderBytes: maxHeader,
 		IdleConnTimeout:        idleLife,
@@ -128,6 +141,7 @@ func (s *Sender) newTransport() *http.Transport {
 			PingTimeout:                   pingAnswer,
 		},
 	}
+	return t, http2.ConfigureTransport(t) //nolint:staticcheck // Protocols would choose the other one
 }
 
 // overHTTP2 makes an attempt through the tenant's transport, which is given c if
@@ -155,7 +169,10 @@ func (s *Sender) roundTrip(ctx context.Context, d *dialing, r *Request, tr *trac
 	defer cancel(nil)
 	limit := time.AfterFunc(time.Until(d.deadline), func() { cancel(errTimeout) })
 	defer limit.Stop()
-	transport := s.transports.learn(d.h, d.now, s.newTransport)
+	transport, err := s.transports.learn(d.h, d.now, s.newTransport)
+	if err != nil {
+		return answer{}, tr, err
+	}
 	var resp *http.Response
 	for try := 1; ; try++ {
 		req := (&http.Request{
@@ -163,11 +180,12 @@ func (s *Sender) roundTrip(ctx context.Context, d *dialing, r *Request, tr *trac
 			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 			Body: io.NopCloser(bytes.NewReader(r.Body)), ContentLength: int64(len(r.Body)),
 		}).WithContext(httptrace.WithClientTrace(ctx, tr.client()))
-		var err error
 		if resp, err = transport.RoundTrip(req); err == nil {
 			break
 		}
-		if errors.Is(context.Cause(ctx), errTimeout) {
+		timedOut := errors.Is(context.Cause(ctx), errTimeout)
+		tr.leave(timedOut)
+		if timedOut {
 			return answer{}, tr, errTimeout
 		}
 		if try == maxTries || ctx.Err() != nil || !tr.unsent() {
@@ -177,12 +195,18 @@ func (s *Sender) roundTrip(ctx context.Context, d *dialing, r *Request, tr *trac
 	}
 	a := answer{status: resp.StatusCode, header: resp.Header}
 	// The status has decided. The body gets a moment of its own, and is cut off
-	// by closing it.
-	limit.Reset(bodyLimit(tr, r.Timeout))
+	// by closing it. Reading and closing tell the receiver how much room there is,
+	// which it may not let us: then there is nothing for it but the socket.
+	rest := bodyLimit(tr, r.Timeout)
+	limit.Reset(rest)
+	stuck := time.AfterFunc(rest+writeGrace, tr.on.breakOff)
+	defer stuck.Stop()
 	stop := context.AfterFunc(ctx, func() { _ = resp.Body.Close() })
-	a.body, _ = readBody(resp.Body, resp.ContentLength, hook.MaxKeptBody+r.Redact.reach())
+	var whole bool
+	a.body, whole = readBody(resp.Body, resp.ContentLength, hook.MaxKeptBody+r.Redact.reach())
 	stop()
 	_ = resp.Body.Close() // the answer is in; what closing says is of no use
+	tr.leave(!whole)
 	return a, tr, nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/plinqx/hypha/internal/egress"
 	"github.com/plinqx/hypha/internal/hook"
 	"github.com/plinqx/hypha/internal/send"
+	"github.com/plinqx/hypha/internal/send/receivertest"
 )
 
 // http2Server is a receiver that speaks HTTP/2 as the standard library does.
@@ -122,71 +123,12 @@ func TestHTTP2Head(t *testing.T) {
 }
 
 // framed is a receiver that says frames of its own choice to each request.
-func framed(t *testing.T, answer func(f *http2.Framer, stream uint32) error) (string, *send.Sender, *atomic.Int64) {
+func framed(t *testing.T, r *receivertest.HTTP2) *send.Sender {
 	t.Helper()
-	var requests atomic.Int64
-	return framedWith(t, &requests, nil, answer)
-}
-
-// framedWith counts requests, and shows the settings that the sender gives.
-func framedWith(t *testing.T, requests *atomic.Int64, settings func(*http2.SettingsFrame), answer func(f *http2.Framer, stream uint32) error) (string, *send.Sender, *atomic.Int64) {
-	t.Helper()
-	r := httptest.NewUnstartedServer(http.NotFoundHandler())
-	r.TLS = &tls.Config{NextProtos: []string{"h2"}}
-	r.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){
-		"h2": func(_ *http.Server, c *tls.Conn, _ http.Handler) {
-			if _, err := io.CopyN(io.Discard, c, int64(len(http2.ClientPreface))); err != nil {
-				return
-			}
-			f := http2.NewFramer(c, c)
-			if f.WriteSettings() != nil {
-				return
-			}
-			for {
-				frame, err := f.ReadFrame()
-				if err != nil {
-					return
-				}
-				switch frame := frame.(type) {
-				case *http2.SettingsFrame:
-					if settings != nil && !frame.IsAck() {
-						settings(frame)
-					}
-					if !frame.IsAck() && f.WriteSettingsAck() != nil {
-						return
-					}
-				case *http2.PingFrame:
-					if !frame.IsAck() && f.WritePing(true, frame.Data) != nil {
-						return
-					}
-				case *http2.DataFrame:
-					if !frame.StreamEnded() {
-						continue
-					}
-					requests.Add(1)
-					if answer(f, frame.StreamID) != nil {
-						return
-					}
-				}
-			}
-		},
-	}
-	r.StartTLS()
-	t.Cleanup(r.Close)
-	s := send.New(send.Options{
-		Dial: guard(t, egress.Options{Allow: loopback()}),
-		TLS:  &tls.Config{RootCAs: r.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs},
-	})
+	r.Start(t)
+	s := send.New(send.Options{Dial: guard(t, egress.Options{Allow: loopback()}), TLS: r.ClientTLS()})
 	t.Cleanup(s.Close)
-	return r.URL, s, requests
-}
-
-func status(f *http2.Framer, stream uint32, value string, more bool) error {
-	var block bytes.Buffer
-	if err := hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: value}); err != nil {
-		return err
-	}
-	return f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: !more})
+	return s
 }
 
 // TestHTTP2Frames: after an error of HTTP/2 the request is not sent again, not
@@ -194,35 +136,35 @@ func status(f *http2.Framer, stream uint32, value string, more bool) error {
 func TestHTTP2Frames(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		answer func(f *http2.Framer, stream uint32) error
+		answer func(f *receivertest.Frames, stream uint32) error
 		status int
 		kind   hook.FailureKind
 	}{
-		{"an answer", func(f *http2.Framer, n uint32) error { return status(f, n, "200", false) }, 200, ""},
-		{"a refused stream", func(f *http2.Framer, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeRefusedStream) }, 0, hook.FailureConnect},
-		{"a protocol error, they say", func(f *http2.Framer, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeProtocol) }, 0, hook.FailureConnect},
-		{"an internal error", func(f *http2.Framer, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeInternal) }, 0, hook.FailureConnect},
-		{"going away without us", func(f *http2.Framer, _ uint32) error { return f.WriteGoAway(0, http2.ErrCodeNo, nil) }, 0, hook.FailureConnect},
-		{"going away in anger", func(f *http2.Framer, _ uint32) error {
+		{"an answer", func(f *receivertest.Frames, n uint32) error { return f.Status(n, "200", false) }, 200, ""},
+		{"a refused stream", func(f *receivertest.Frames, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeRefusedStream) }, 0, hook.FailureConnect},
+		{"a protocol error, they say", func(f *receivertest.Frames, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeProtocol) }, 0, hook.FailureConnect},
+		{"an internal error", func(f *receivertest.Frames, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeInternal) }, 0, hook.FailureConnect},
+		{"going away without us", func(f *receivertest.Frames, _ uint32) error { return f.WriteGoAway(0, http2.ErrCodeNo, nil) }, 0, hook.FailureConnect},
+		{"going away in anger", func(f *receivertest.Frames, _ uint32) error {
 			return errors.Join(f.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, nil), io.EOF)
 		}, 0, hook.FailureConnect},
-		{"closed", func(*http2.Framer, uint32) error { return io.EOF }, 0, hook.FailureConnect},
-		{"going away after the answer", func(f *http2.Framer, n uint32) error {
-			return errors.Join(f.WriteGoAway(n, http2.ErrCodeNo, nil), status(f, n, "204", false))
+		{"closed", func(*receivertest.Frames, uint32) error { return io.EOF }, 0, hook.FailureConnect},
+		{"going away after the answer", func(f *receivertest.Frames, n uint32) error {
+			return errors.Join(f.WriteGoAway(n, http2.ErrCodeNo, nil), f.Status(n, "204", false))
 		}, 204, ""},
-		{"reset in the body", func(f *http2.Framer, n uint32) error {
-			return errors.Join(status(f, n, "200", true), f.WriteData(n, false, []byte("ok")), f.WriteRSTStream(n, http2.ErrCodeInternal))
+		{"reset in the body", func(f *receivertest.Frames, n uint32) error {
+			return errors.Join(f.Status(n, "200", true), f.WriteData(n, false, []byte("ok")), f.WriteRSTStream(n, http2.ErrCodeInternal))
 		}, 200, ""},
-		{"a status of five digits", func(f *http2.Framer, n uint32) error { return status(f, n, "99999", false) }, 0, hook.FailureProtocol},
-		{"a negative status", func(f *http2.Framer, n uint32) error { return status(f, n, "-200", false) }, 0, hook.FailureProtocol},
-		{"early hints for ever", func(f *http2.Framer, n uint32) error {
+		{"a status of five digits", func(f *receivertest.Frames, n uint32) error { return f.Status(n, "99999", false) }, 0, hook.FailureProtocol},
+		{"a negative status", func(f *receivertest.Frames, n uint32) error { return f.Status(n, "-200", false) }, 0, hook.FailureProtocol},
+		{"early hints for ever", func(f *receivertest.Frames, n uint32) error {
 			for {
-				if err := status(f, n, "103", true); err != nil {
+				if err := f.Status(n, "103", true); err != nil {
 					return err
 				}
 			}
 		}, 0, hook.FailureProtocol},
-		{"headers for ever", func(f *http2.Framer, n uint32) error {
+		{"headers for ever", func(f *receivertest.Frames, n uint32) error {
 			var block bytes.Buffer
 			e := hpack.NewEncoder(&block)
 			_ = e.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
@@ -233,11 +175,12 @@ func TestHTTP2Frames(t *testing.T) {
 				err = f.WriteContinuation(n, false, block.Bytes())
 			}
 			return err
-		}, 0, hook.FailureConnect},
-		{"silence", func(*http2.Framer, uint32) error { return nil }, 0, hook.FailureTimeout},
+		}, 0, hook.FailureProtocol},
+		{"silence", func(*receivertest.Frames, uint32) error { return nil }, 0, hook.FailureTimeout},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			address, s, requests := framed(t, test.answer)
+			r := &receivertest.HTTP2{Answer: test.answer}
+			s := framed(t, r)
 			limit := patience
 			if test.kind == hook.FailureTimeout {
 				limit = timeout
@@ -245,7 +188,7 @@ func TestHTTP2Frames(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			began := time.Now()
-			a := s.Send(t.Context(), request(t, address, []byte("{}"), limit))
+			a := s.Send(t.Context(), request(t, r.URL(), []byte("{}"), limit))
 			if took := time.Since(began); took > limit+time.Second {
 				t.Errorf("the caller waited %s", took)
 			}
@@ -254,7 +197,7 @@ func TestHTTP2Frames(t *testing.T) {
 			if a.StatusCode != test.status || kindOf(a) != test.kind {
 				t.Errorf("%d %+v, want %d %q", a.StatusCode, a.Failure, test.status, test.kind)
 			}
-			if n := requests.Load(); n != 1 {
+			if n := r.Requests(); n != 1 {
 				t.Errorf("one attempt made %d requests", n)
 			}
 			if grown := (after.TotalAlloc - before.TotalAlloc) >> 20; grown >= 16 {
@@ -266,13 +209,16 @@ func TestHTTP2Frames(t *testing.T) {
 
 // TestHTTP2Window: a receiver may send no more ahead than would be read.
 func TestHTTP2Window(t *testing.T) {
-	var requests, window atomic.Int64
-	address, s, _ := framedWith(t, &requests, func(f *http2.SettingsFrame) {
-		if n, ok := f.Value(http2.SettingInitialWindowSize); ok {
-			window.Store(int64(n))
-		}
-	}, func(f *http2.Framer, n uint32) error { return status(f, n, "200", false) })
-	if a := s.Send(t.Context(), request(t, address, []byte("{}"), patience)); a.Failure != nil {
+	var window atomic.Int64
+	r := &receivertest.HTTP2{
+		Given: func(f *http2.SettingsFrame) {
+			if n, ok := f.Value(http2.SettingInitialWindowSize); ok {
+				window.Store(int64(n))
+			}
+		},
+		Answer: func(f *receivertest.Frames, n uint32) error { return f.Status(n, "200", false) },
+	}
+	if a := framed(t, r).Send(t.Context(), request(t, r.URL(), []byte("{}"), patience)); a.Failure != nil {
 		t.Fatal(a.Failure.Message)
 	}
 	if n := window.Load(); n != 64<<10 {

@@ -34,9 +34,16 @@ import (
 
 // The bounds of what is read of an answer.
 const (
-	maxHeader = 64 << 10    // bytes of status lines and headers, 1xx answers included
-	maxBody   = 64 << 10    // bytes read of the body, so that a connection can be kept
-	bodyTime  = time.Second // for the body, once the status has decided
+	maxHeader = 64 << 10 // bytes of status lines and headers, 1xx answers included
+	// maxFields is how many fields a head may have: as many as HTTP/2 counts into
+	// maxHeader (RFC 9113, section 6.5.2: 32 bytes are added for each).
+	maxFields = maxHeader / 32
+	minField  = len("a:\r\n")
+	maxBody   = 64 << 10 // bytes read of the body, so that a connection can be kept
+	// maxWireBody is for the body with what chunks have around them: the line of
+	// their size may be longer than what is in them.
+	maxWireBody = 8 * maxBody
+	bodyTime    = time.Second // for the body, once the status has decided
 	// spare is kept of bodyTime when the status came at the last moment, for
 	// closing what is open.
 	spare = 100 * time.Millisecond

@@ -110,7 +110,7 @@ func TestBadReceivers(t *testing.T) {
 		"keepalive_poison": "", "bin_body": "", "secret_echo": "", "cookie_set": "",
 		"tls_wrong_host": hook.FailureTLS, "tls_old": hook.FailureTLS, "dns_slow": hook.FailureTimeout,
 	}
-	for _, c := range receivertest.Load(t, "testdata/badreceivers.json") {
+	for _, c := range receivertest.Load(t, badReceivers()) {
 		t.Run(c.ID, func(t *testing.T) {
 			r := receivertest.Start(t, c.Steps...)
 			s := sender(t, r)

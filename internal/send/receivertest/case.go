@@ -45,6 +45,10 @@ type Step struct {
 	EveryMS int    `json:"every_ms,omitempty"`
 	// Flood sends a text again and again as fast as it goes, for ever.
 	Flood string `json:"flood,omitempty"`
+	// PauseMS waits for so many milliseconds.
+	PauseMS int `json:"pause_ms,omitempty"`
+	// Raw sends a text past TLS, in the midst of its records.
+	Raw string `json:"raw,omitempty"`
 	// Hold keeps the connection open and does nothing.
 	Hold bool `json:"hold,omitempty"`
 	// Close closes the connection.
@@ -69,7 +73,9 @@ type Step struct {
 	// with each of its headers under its name with X-Echo- before it.
 	EchoRequest bool `json:"echo_request,omitempty"`
 	// TLS, before all else, speaks TLS: "ok", "wrong-host", "max1.1",
-	// "self-signed" or "expired".
+	// "self-signed", "expired", "huge-chain", "client-certificate" (it wants
+	// one), "h2" (chosen for HTTP/2, whatever the steps speak then), "none" (it
+	// is said to speak TLS, and the steps speak on the bare socket).
 	TLS string `json:"tls,omitempty"`
 	// DNS, before all else, gives the receiver a name: "delay30s" resolves
 	// after 30 seconds.

@@ -227,6 +227,10 @@ func (s *Server) play(number int, socket, c net.Conn, in *bufio.Reader) (keep bo
 			err = s.write(c, all)
 		case step.EchoRequest:
 			err = s.echo(c, request)
+		case step.PauseMS > 0:
+			err = s.pause(time.Duration(step.PauseMS) * time.Millisecond)
+		case step.Raw != "":
+			err = s.write(socket, []byte(step.Raw))
 		case step.HalfClose:
 			err = halfClose(c)
 		case step.Hold:
@@ -301,6 +305,17 @@ func (s *Server) write(c net.Conn, p []byte) error {
 	n, err := c.Write(p)
 	s.sent.Add(int64(n))
 	return err
+}
+
+func (s *Server) pause(d time.Duration) error {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	select {
+	case <-over.C:
+		return nil
+	case <-s.ended.Done():
+		return context.Cause(s.ended)
+	}
 }
 
 func (s *Server) drip(c net.Conn, step Step) error {

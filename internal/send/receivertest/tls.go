@@ -9,6 +9,8 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -17,6 +19,9 @@ import (
 // authority.
 func certificates(tb testing.TB, kind string) (server, client *tls.Config) {
 	tb.Helper()
+	if kind == "none" {
+		return nil, &tls.Config{}
+	}
 	now := time.Now()
 	authority := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "receivers' authority"},
@@ -42,12 +47,21 @@ func certificates(tb testing.TB, kind string) (server, client *tls.Config) {
 		parent, parentKey = leaf, leafKey
 	case "max1.1":
 		server.MinVersion, server.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	case "h2":
+		server.NextProtos = []string{"h2"}
+	case "client-certificate":
+		server.ClientAuth = tls.RequireAnyClientCert
+	case "huge-chain":
 	default:
-		tb.Fatalf("no TLS of the kind %q is known: ok, wrong-host, expired, self-signed, max1.1", kind)
+		tb.Fatalf("no TLS of the kind %q is known: ok, wrong-host, expired, self-signed, max1.1, huge-chain, client-certificate, h2, none", kind)
 	}
-	server.Certificates = []tls.Certificate{{
-		Certificate: [][]byte{sign(tb, leaf, parent, leafKey, parentKey)}, PrivateKey: leafKey,
-	}}
+	chain := [][]byte{sign(tb, leaf, parent, leafKey, parentKey)}
+	if kind == "huge-chain" {
+		authority.Subject.OrganizationalUnit = []string{strings.Repeat("x", 1<<10)}
+		link := sign(tb, authority, authority, authorityKey, authorityKey)
+		chain = append(chain, slices.Repeat([][]byte{link}, 200)...)
+	}
+	server.Certificates = []tls.Certificate{{Certificate: chain, PrivateKey: leafKey}}
 	root, err := x509.ParseCertificate(sign(tb, authority, authority, authorityKey, authorityKey))
 	if err != nil {
 		tb.Fatal(err)
