@@ -1,9 +1,14 @@
 package egress
 
 import (
+	"bufio"
 	"fmt"
+	"io"
+	"net/http"
+	"net/textproto"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestHeaders(t *testing.T) {
@@ -178,4 +183,54 @@ func TestCredential(t *testing.T) {
 			t.Errorf("Credential(%q) = %t, want %t", name, !want, want)
 		}
 	}
+}
+
+// FuzzCheckHeaders holds that a header that is taken is one header of a request and
+// changes nothing else of it, for a reader that is as lenient as net/http's; and
+// that what is said of one that is not names no value.
+func FuzzCheckHeaders(f *testing.F) {
+	for name, value := range map[string]string{
+		"X-Api-Key": "abc", "Authorization": "Bearer abcdefgh", "Host": "a", "content_length": "5", "Transfer-Encoding": "chunked",
+		"X A": "1", "X-A:": "1", "X-B\r\nHost": "a", "": "1", "X-Plinqx-Event": "1", "webhook_id": "1", "X-Empty": "", "Cookie": "a=b; c=d",
+	} {
+		f.Add(name, value)
+	}
+	for _, value := range []string{" a", "a ", "a\tb", "a\r\nHost: b", "a\n", "a\x00", "gr\u00fc\u00dfe", strings.Repeat("a", MaxHeaderValueLength+1)} {
+		f.Add("X-A", value)
+	}
+	f.Fuzz(func(t *testing.T, name, value string) {
+		problems := CheckHeaders(map[string]string{name: value}, "X-Plinqx")
+		for _, p := range problems {
+			if !utf8.ValidString(p.Path) || len(p.Path) > 1<<10 {
+				t.Errorf("the path %q", p.Path)
+			}
+			if len(value) > 32 && !strings.Contains(name, value) && strings.Contains(p.Path+p.Message, value) {
+				t.Errorf("the value stands in %q", p.Message)
+			}
+		}
+		if len(problems) > 0 {
+			return
+		}
+		const body = "{}"
+		wire := "POST / HTTP/1.1\r\nHost: example.com\r\n" + name + ": " + value + "\r\nContent-Length: 2\r\n\r\n" + body
+		in := bufio.NewReader(strings.NewReader(wire))
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			t.Fatalf("%q: %q was taken, and makes no request: %v", name, value, err)
+		}
+		got, err := io.ReadAll(r.Body)
+		if err != nil || string(got) != body || in.Buffered() > 0 {
+			t.Errorf("%q: %q was taken, and makes the body %q, %v", name, value, got, err)
+		}
+		if r.Host != "example.com" || r.ContentLength != 2 || r.TransferEncoding != nil || r.Close {
+			t.Errorf("%q: %q was taken, and makes %+v", name, value, r)
+		}
+		key := textproto.CanonicalMIMEHeaderKey(name)
+		if values := r.Header[key]; len(r.Header) != 2 || len(values) != 1 || values[0] != value {
+			t.Errorf("%q: %q was taken, and makes %q", name, value, r.Header)
+		}
+		if again := CheckHeaders(map[string]string{key: value}, "X-Plinqx"); again != nil {
+			t.Errorf("%q was taken, and %q is not: %+v", name, key, again)
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/textproto"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -57,10 +58,20 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// FuzzWatch holds that the answer does not hang on where reads end.
+// FuzzWatch holds that the answer does not hang on where reads end, and that no
+// request is missed which net/http would take with both lengths.
 func FuzzWatch(f *testing.F) {
-	f.Add(plain+coded, 3)
-	f.Add(head+"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 7)
+	for _, in := range []string{
+		plain + coded,
+		head + "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+		head + "transfer-encoding: chunked\ncontent-length: 2\n\n",
+		head + "X: a\r\n Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		head + "Content-Length: 2\r\n \r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		head + "Content-Length: 2\r\r\n\r\nTransfer-Encoding: chunked\r\n\r\n",
+		head + "Content-Length : 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+	} {
+		f.Add(in, 3)
+	}
 	f.Fuzz(func(t *testing.T, in string, size int) {
 		var whole, parts watch
 		whole.see([]byte(in))
@@ -71,6 +82,21 @@ func FuzzWatch(f *testing.F) {
 		}
 		if whole.ambiguous() != parts.ambiguous() {
 			t.Errorf("at once %t, in parts %t", whole.ambiguous(), parts.ambiguous())
+		}
+		if _, err := http.ReadRequest(bufio.NewReader(strings.NewReader(in))); err != nil {
+			return
+		}
+		// The head as net/http read it, before it dropped the length.
+		lines := textproto.NewReader(bufio.NewReader(strings.NewReader(in)))
+		if _, err := lines.ReadLine(); err != nil {
+			t.Fatal(err)
+		}
+		h, err := lines.ReadMIMEHeader()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h["Content-Length"] != nil && h["Transfer-Encoding"] != nil && !whole.ambiguous() {
+			t.Errorf("%q passes, and net/http takes it with both lengths", in)
 		}
 	})
 }

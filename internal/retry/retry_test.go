@@ -2,6 +2,7 @@ package retry_test
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -97,12 +98,26 @@ func TestHostileRetryAfter(t *testing.T) {
 	}
 }
 
+// FuzzAfter holds that a wait is within its bounds, that the seconds it comes to
+// mean the same, and that no receiver moves it by blanks.
 func FuzzAfter(f *testing.F) {
-	f.Add("120")
-	f.Add("Sun, 01 Mar 2026 12:02:00 GMT")
+	for _, header := range []string{
+		"120", "0", "-1", "+1", "1.5", "1e99", "NaN", "5, 10", "99999999999999999999", "\u0661",
+		"Sun, 01 Mar 2026 12:02:00 GMT", "Sunday, 01-Mar-26 12:02:00 GMT", "Sun Mar  1 12:02:00 2026", "Fri, 31 Dec 9999 23:59:59 GMT", "Sun, 01 Mar 0000 12:02:00 GMT",
+	} {
+		f.Add(header)
+	}
 	f.Fuzz(func(t *testing.T, header string) {
-		if got := retry.After(header, end); got < 0 || got > retry.MaxRetryAfter {
+		got := retry.After(header, end)
+		if got < 0 || got > retry.MaxRetryAfter {
 			t.Errorf("After(%q) = %s", header, got)
+		}
+		whole := got.Truncate(time.Second)
+		if again := retry.After(strconv.FormatInt(int64(whole/time.Second), 10), end); again != whole {
+			t.Errorf("After(%q) = %s, whose seconds are %s", header, got, again)
+		}
+		if again := retry.After(" "+header+"\t", end); again != got {
+			t.Errorf("After(%q) = %s, with blanks around it %s", header, got, again)
 		}
 	})
 }

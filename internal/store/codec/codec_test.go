@@ -97,9 +97,21 @@ func TestWhatIsDamagedIsSaidToBe(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(codec.EncodeAttempt(&hook.Attempt{Number: 1, Header: http.Header{"A": {"b"}}, Body: []byte("c")}))
 	f.Add(codec.EncodeAnswer([]store.AcceptResult{{PublicID: "a"}}))
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		_, _ = codec.DecodeAttempt(b) // must come back, with little memory
-		_, _ = codec.DecodeAnswer(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// Whatever can be read must come back with little memory, and can be
+		// written and read again.
+		if a, err := codec.DecodeAttempt(b); err == nil {
+			again, err := codec.DecodeAttempt(codec.EncodeAttempt(&a))
+			if err != nil || !cmp.Equal(again, a, cmpopts.EquateEmpty()) {
+				t.Errorf("%+v was read, and %+v again: %v", a, again, err)
+			}
+		}
+		if results, err := codec.DecodeAnswer(b); err == nil {
+			again, err := codec.DecodeAnswer(codec.EncodeAnswer(results))
+			if err != nil || !cmp.Equal(again, results, cmpopts.EquateEmpty()) {
+				t.Errorf("%+v was read, and %+v again: %v", results, again, err)
+			}
+		}
 		codec.SplitIDs(b)
 		d := codec.Decoder{Rest: b}
 		_ = id.Tenant(d.ID())
