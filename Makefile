@@ -14,7 +14,7 @@ RACED = ./internal/lane/... ./internal/catalog/... ./internal/registry/... ./int
 # crash beside testing/synctest (golang/go#78156).
 RACED_SYNCTEST = ./internal/cluster/... ./internal/commit/... ./internal/dispatch/... ./internal/replay/...
 
-.PHONY: help build run test test-deps lint bench soak
+.PHONY: help build run test test-deps fuzz lint vulncheck bench soak
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,13 +34,25 @@ test: test-deps ## vet, all tests, and those that race under the race detector
 test-deps:
 	@scripts/test-deps
 
-# govulncheck is not here: it asks a database on the internet, which CI does not
-# reach. Run it before a release, as CONTRIBUTING.md says.
+# For each fuzz target: a time, or a number of inputs as in 5000x.
+FUZZTIME ?= 30s
+
+fuzz: ## every fuzz target, each for FUZZTIME
+	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" scripts/fuzz
+
+# govulncheck is a target of its own: it asks a database on the internet, which
+# not every machine reaches.
 lint: ## formatting, vet and golangci-lint
 	@unformatted="$$(git ls-files -co --exclude-standard -- '*.go' | xargs gofmt -l)"; \
 	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:" >&2; echo "$$unformatted" >&2; exit 1; fi
 	$(GO) vet ./...
 	$(GOLANGCI_LINT) run ./...
+
+# Pinned, as the linter is; what it knows comes from the database.
+GOVULNCHECK_VERSION = v1.9.0
+
+vulncheck: ## known vulnerabilities; says so where the database can't be reached
+	@GO="$(GO)" GOVULNCHECK_VERSION="$(GOVULNCHECK_VERSION)" scripts/vulncheck
 
 bench: ## the benchmarks of Go, and the server under load
 	$(GO) test -run '^$$' -bench . -benchmem ./signature/... ./internal/...
