@@ -1,3 +1,5 @@
+// Package scripts_test shows what the scripts that Make and CI run do when there is
+// something to find. The programs that they run are played by a line of shell.
 package scripts_test
 
 import (
@@ -30,6 +32,10 @@ func TestVulncheck(t *testing.T) {
 		{name: "no way to the database, and required", says: away, status: "1", required: true, fails: true, stderr: "NOT CHECKED"},
 		{name: "code that can't be read", says: "govulncheck: loading packages: dial tcp is not a package", status: "1", fails: true, stderr: "failed with status 1"},
 		{name: "a database that is none", says: "govulncheck: fetching vulnerabilities: invalid character", status: "1", fails: true, stderr: "failed with status 1"},
+		{name: "another's certificate", says: `govulncheck: fetching vulnerabilities: Get "https://vuln.go.dev/index/modules.json.gz": tls: failed to verify certificate: x509: certificate signed by unknown authority`, status: "1", fails: true, stderr: "failed with status 1"},
+		{name: "code that speaks of the net", says: "govulncheck: loading packages: no such host\nfetching vulnerabilities", status: "1", fails: true, stderr: "failed with status 1"},
+		{name: "nothing that is called", says: "=== Symbol Results ===\n\nYour code is affected by 0 vulnerabilities.\nThis scan also found 1 vulnerability", status: "0", stdout: "also found 1"},
+		{name: "a crash that ends well", says: "=== Symbol Results ===\n\nVulnerability #1: GO-2026-0001", status: "0", fails: true, stdout: "Vulnerability #1", stderr: "run it again"},
 		{name: "a wrong call", says: "usage", status: "2", fails: true, stderr: "failed with status 2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
