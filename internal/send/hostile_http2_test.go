@@ -44,7 +44,7 @@ func hostileHTTP2() []hostile {
 			return errors.Join(f.WriteWindowUpdate(0, 1<<30), hold(f))
 		}}, body: huge, silent: true, kind: tm, message: late},
 		{name: "it answers, and reads nothing, its windows wide open", http2: &receivertest.HTTP2{Settings: wide, Early: true, Deaf: true, Answer: func(f *frames, n uint32) error {
-			return errors.Join(f.WriteWindowUpdate(0, 1<<30), head(f, n), forever(func() error { return f.WriteData(n, false, kib) }))
+			return errors.Join(f.WriteWindowUpdate(0, 1<<30), head(f, n), f.Pause(100), forever(func() error { return f.WriteData(n, false, kib) }))
 		}}, body: huge, status: 200, kept: "bodybody"},
 		{name: "it answers an error before all came", http2: &receivertest.HTTP2{Early: true, Answer: func(f *frames, n uint32) error { return f.Status(n, "413", false) }}, body: huge, kind: s, status: 413, message: "answered 413"},
 

@@ -127,7 +127,7 @@ func hostileHTTP1() []hostile {
 		{name: "chunks: no last one", steps: does(sends(chunked+"2\r\nok\r\n"), closes()), status: 200, kept: "ok"},
 		{name: "chunks: an extension without an end", steps: does(sends(chunked+"2;a="), floods("y")), status: 200},
 		{name: "chunks: many extensions", steps: does(sends(chunked), floods("1;a="+line+"\r\nx\r\n")), status: 200},
-		{name: "chunks: of a byte, with extensions", steps: does(sends(chunked), floods("1;aaaaaaaaaaaaaaa\r\nx\r\n")), status: 200, kept: "xxxx"},
+		{name: "chunks: of a byte, with extensions", steps: does(sends(chunked), floods("1;aaaaaaaaaaaaaa\r\nx\r\n")), status: 200, kept: "xxxx"},
 		{name: "chunks: trailers without an end", steps: does(sends(chunked+"0\r\n"), floods("X: y\r\n")), status: 200},
 		{name: "chunks: one trailer without an end", steps: does(sends(chunked+"0\r\nX: "), floods("y")), status: 200},
 		{name: "chunks: dripped trailers", steps: does(sends(chunked+"2\r\nok\r\n0\r\n"), drips("X: y\r\n")), status: 200, kept: "ok"},
@@ -333,14 +333,18 @@ type played struct {
 	canary   int
 }
 
-// shortly is the timeout where a receiver uses it up.
-const shortly = 400 * time.Millisecond
+// shortly is the timeout where a receiver uses it up, and soon where it must not:
+// shorter than what would end a connection that hangs, long after an attempt.
+const (
+	shortly = 400 * time.Millisecond
+	soon    = 5 * time.Second
+)
 
 func (h *hostile) limit() time.Duration {
 	if h.silent {
 		return shortly
 	}
-	return patience
+	return soon
 }
 
 // metered counts what comes on a socket.
