@@ -4,14 +4,19 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/plinqx/hypha/internal/hook"
+	"github.com/plinqx/hypha/internal/ingest"
 )
 
 // FuzzBody holds what is taken as a body against the standard library's reading of
@@ -159,4 +164,118 @@ func FuzzCursor(f *testing.F) {
 			t.Errorf("%q leads somewhere in another list too", given)
 		}
 	})
+}
+
+// FuzzEvent holds that an event's data is taken as it stands, byte for byte, and
+// that an event alone is taken as one in a batch is.
+func FuzzEvent(f *testing.F) {
+	for _, data := range []string{
+		`{}`, `{"a":1.0,"b":[1e5, -0]}`, ` {"z":1, "a":2} `, `"\u00e9\/"`, `null`, `1`, `12345678901234567890.10`, `"a`, ``,
+		`1,"id":"x"`, `1,"data":2`, `1,"dat\u0061":2`, `1}, {"type":"b","data":2`, `{"a":1,"a":2}`, "\"\u2028<&>\"", `"\ud800"`,
+		`1,"metadata":{"b":1,"a":2.50}`, `1,"timestamp":"2026-01-31T12:00:00Z"`, `1,"Data":2`,
+	} {
+		f.Add([]byte(data))
+	}
+	a := &api{o: Options{MaxEventBody: 1 << 20}}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		one := slices.Concat([]byte(`{"type":"order.created","data":`), data, []byte(`}`))
+		var p problems
+		r := newReader()
+		r.body = slices.Clone(one)
+		o, err := r.object(&p)
+		var alone ingest.Event
+		if err == nil {
+			alone = readEvent(o)
+			err = p.err()
+		}
+		if err != nil {
+			checkRefusal(t, err)
+			if jsontext.Value(data).IsValid() && depthOf(data) < maxDepth && jsontext.Value(data).Kind() != 'n' {
+				t.Errorf("data that is good JSON is refused: %v", err)
+			}
+			return
+		}
+		if json.Valid(data) && !bytes.Equal(alone.Data, bytes.Trim(data, " \t\r\n")) {
+			t.Errorf("%s was sent, and %s is taken", data, alone.Data)
+		}
+
+		if depthOf(one)+2 > maxDepth {
+			return // in a batch it is too deep
+		}
+		p = nil
+		r = newReader()
+		r.body = slices.Concat([]byte(`{"events":[`), one, []byte(`]}`))
+		events, err := a.readBatch(r, &p)
+		if err == nil {
+			err = p.err()
+		}
+		if err != nil || len(events) != 1 {
+			t.Fatalf("%s is an event alone, and %d in a batch: %v", one, len(events), err)
+		}
+		e := events[0]
+		if e.Type != alone.Type || e.ID != alone.ID || !e.Timestamp.Equal(alone.Timestamp) ||
+			!bytes.Equal(e.Data, alone.Data) || !bytes.Equal(e.Metadata, alone.Metadata) {
+			t.Errorf("%+v alone is %+v in a batch", alone, e)
+		}
+	})
+}
+
+// FuzzClientAddress holds that nobody but a proxy of ours is believed; that what a
+// client writes in front of the list changes nothing; and that how the list is
+// spread over lines doesn't either. Lines are separated by line feeds here.
+func FuzzClientAddress(f *testing.F) {
+	for _, forwarded := range []string{
+		"", "203.0.113.7", "203.0.113.7, 10.0.0.2", "198.51.100.1\n203.0.113.7\n10.0.0.2", "10.0.0.3,10.0.0.2", "203.0.113.7,,", "unknown, 10.0.0.2",
+		"203.0.113.7:5555", "[2001:db8::7]:5555", "[2001:db8::7", "fe80::1%eth0", "::ffff:203.0.113.7", "::ffff:10.0.0.2", "3405803783", "1.2.3.4:x",
+	} {
+		for _, remote := range []string{"10.0.0.1:1", "203.0.113.9:1", "[fd00::1]:1", "[::ffff:10.0.0.1]:1", "[fe80::1%eth0]:1", "@"} {
+			f.Add(remote, forwarded)
+		}
+	}
+	ours := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+	of := func(remote string, proxies []netip.Prefix, lines ...string) netip.Addr {
+		return clientAddress(&http.Request{RemoteAddr: remote, Header: http.Header{headerForwardedFor: lines}}, proxies)
+	}
+	f.Fuzz(func(t *testing.T, remote, forwarded string) {
+		lines := strings.Split(forwarded, "\n")
+		alone := of(remote, nil, lines...)
+		if other := of(remote, nil); alone != other {
+			t.Errorf("%q is believed though there are no proxies: %s, not %s", forwarded, alone, other)
+		}
+		got := of(remote, ours, lines...)
+		if got.Is4In6() || got.Zone() != "" || got.IsValid() != alone.IsValid() {
+			t.Errorf("the address is %s", got)
+		}
+		trusted := contains(ours, alone)
+		if !trusted && got != alone {
+			t.Errorf("%s is no proxy, and is believed that it is %s", alone, got)
+		}
+		if got != alone && !slices.ContainsFunc(lines, func(line string) bool {
+			return slices.ContainsFunc(strings.Split(line, ","), func(entry string) bool { return writes(entry, got) })
+		}) {
+			t.Errorf("%s is neither the remote address nor written in %q", got, forwarded)
+		}
+		if joined := of(remote, ours, strings.Join(lines, ",")); joined != got {
+			t.Errorf("%q in one line is %s, in lines %s", forwarded, joined, got)
+		}
+		if contains(ours, got) {
+			return // the list ended, or broke off, at a proxy of ours
+		}
+		for _, hearsay := range []string{"198.51.100.99", "10.0.0.99", "", "x"} {
+			if other := of(remote, ours, append([]string{hearsay}, lines...)...); other != got {
+				t.Errorf("%q in front of %q makes of %s %s", hearsay, forwarded, got, other)
+			}
+		}
+	})
+}
+
+// writes reports whether an entry is a way to write an address.
+func writes(entry string, addr netip.Addr) bool {
+	entry = strings.Trim(entry, " \t")
+	if host, _, err := net.SplitHostPort(entry); err == nil {
+		entry = host
+	}
+	entry = strings.TrimSuffix(strings.TrimPrefix(entry, "["), "]")
+	written, err := netip.ParseAddr(entry)
+	return err == nil && written.WithZone("").Unmap() == addr
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -57,6 +58,13 @@ func ParseProxy(raw string) (*Proxy, error) {
 	}
 	if _, ok := parsePort(port); !ok || strings.HasSuffix(u.Host, ":") {
 		return nil, errors.New("has a port that is not a number from 1 to 65535")
+	}
+	// url.Parse takes colons and brackets within a name too, as of an IPv6 address
+	// whose brackets were forgotten.
+	if host := u.Hostname(); strings.ContainsAny(host, ":[]") {
+		if _, err := netip.ParseAddr(host); err != nil || u.Host[0] != '[' {
+			return nil, errNotProxy
+		}
 	}
 	p := &Proxy{secure: u.Scheme == "https", socks: strings.HasPrefix(u.Scheme, "socks5"), address: net.JoinHostPort(u.Hostname(), port), user: u.User}
 	if p.secure {

@@ -11,8 +11,10 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
+	"net/url"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -56,6 +58,10 @@ func TestParseProxy(t *testing.T) {
 		"http:proxy.example.com":                 "",
 		"http://hush:hush@proxy:port":            "",
 		"http://hush:hush@proxy:":                "",
+		"http://hush:hush@fd00::1":               "",
+		"http://hush:hush@a:b:3128":              "",
+		"http://hush:hush@pro]xy":                "",
+		"http://hush:hush@pro[xy:3128":           "",
 		"http://hush:hush@proxy:0":               "",
 		"http://hush:hush@proxy:65536":           "",
 		"http://hush:hush@proxy/path":            "",
@@ -449,4 +455,52 @@ func TestClosingASecureTunnelDoesNotWait(t *testing.T) {
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("closing took %s", took)
 	}
+}
+
+// FuzzParseProxy holds that whatever stands around a password, neither an error nor
+// what is shown of a proxy has it; and that what is shown is a proxy's URL, of the
+// same proxy without its user.
+func FuzzParseProxy(f *testing.F) {
+	const password = "hunter2hunter2"
+	for _, around := range [][2]string{
+		{"http://user:", "@proxy.example.com:3128"}, {"https://user:", "@proxy.example.com"}, {"socks5://user:", "@10.0.0.3:1080"}, {"socks5h://u:", "@[fd00::1]"},
+		{"http://:", "@proxy.example.com"}, {"http://user:%zz", "@proxy.example.com"}, {"http://user:", "@proxy.example.com:0"}, {"http://user:", "@"},
+		{"http://user:a", "/b@proxy.example.com"}, {"http://user:", "@proxy.example.com/path"}, {"http://user:", "@proxy.example.com?q"}, {"http://user:", "#@proxy.example.com"},
+		{"ftp://user:", "@proxy.example.com"}, {"http://user:", "@proxy.example.com:70000"}, {"http://user:", "@proxy.example.com:"}, {"user:", "@proxy.example.com"},
+		{"http://user:", "@x@proxy.example.com"}, {"http://user%3a:", "@proxy.example.com"}, {"socks5://" + strings.Repeat("u", 256) + ":", "@h"}, {"http://user:\n", "@h"},
+	} {
+		f.Add(around[0], around[1])
+	}
+	f.Fuzz(func(t *testing.T, before, behind string) {
+		raw := before + password + behind
+		p, err := ParseProxy(raw)
+		if err != nil {
+			if strings.Contains(err.Error(), password) {
+				t.Errorf("%q: the error has the password: %v", raw, err)
+			}
+			return
+		}
+		u, err := url.Parse(raw)
+		if err != nil {
+			t.Fatalf("%q was taken, and is no URL: %v", raw, err)
+		}
+		host, port, err := net.SplitHostPort(p.address)
+		if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || host != u.Hostname() || portErr != nil || n == 0 {
+			t.Errorf("%q has the address %q", raw, p.address)
+		}
+		shown := p.String()
+		if p.LogValue().String() != shown {
+			t.Errorf("%q is shown as %s, and logged as %s", raw, shown, p.LogValue())
+		}
+		if strings.Contains(shown, password) && !strings.Contains(host, password) {
+			t.Errorf("%q: the password is shown: %s", raw, shown)
+		}
+		if strings.Contains(host, "%") {
+			return // a zone, which is not written as in a URL
+		}
+		again, err := ParseProxy(shown)
+		if err != nil || again.user != nil || again.address != p.address || again.String() != shown {
+			t.Errorf("%q is shown as %s, which is another: %v", raw, shown, err)
+		}
+	})
 }

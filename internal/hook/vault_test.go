@@ -1,6 +1,7 @@
 package hook_test
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -68,4 +69,51 @@ func TestVaultNames(t *testing.T) {
 	if !slices.Equal(got, []string{"A", "B"}) {
 		t.Errorf("%q", got)
 	}
+}
+
+// FuzzTemplate states the rules a second time, as regular expressions.
+func FuzzTemplate(f *testing.F) {
+	for _, value := range []string{
+		"", "Bearer {{vault.A}}", "{{vault.a-b_1}}:{{vault.A}}/{{vault.A}}", "{{{vault.A}}}", "{{x{{vault.A}}", "{{vault{{vault.A}}", "}}{{vault.A}}{{",
+		"{{ vault.A}}", "{{vault.A }}", "{{Vault.A}}", "{{vault:A}}", "{{vault.{{vault.A}}}}", "{{vault", "{{vaulted.A}}", "{{vault.A}", "{{\tVAULT}}", "{{name}}",
+	} {
+		f.Add(value, "{{vault.B}}")
+		f.Add(value, "s3cret$1")
+	}
+	reference := regexp.MustCompile(`\{\{vault\.([A-Za-z0-9_-]{1,64})\}\}`)
+	near := regexp.MustCompile(`(?i)\{\{[ \t]*vault([.: \t}]|$)`)
+	f.Fuzz(func(t *testing.T, value, secret string) {
+		template, err := hook.ParseTemplate(value)
+		if rest := reference.ReplaceAllLiteralString(value, "x"); err != nil {
+			if !near.MatchString(rest) {
+				t.Errorf("%q is refused, and has nothing like a reference but references", value)
+			}
+			return
+		}
+		var want []string
+		for _, m := range reference.FindAllStringSubmatch(value, -1) {
+			want = append(want, m[1])
+		}
+		slices.Sort(want)
+		want = slices.Compact(want)
+		if names := template.Names(); !slices.Equal(names, want) {
+			t.Errorf("%q names %q, want %q", value, names, want)
+		}
+		// A secret's value is not looked through again.
+		filled, missing := template.Fill(func(string) (string, bool) { return secret, true })
+		if want := reference.ReplaceAllLiteralString(value, secret); filled != want || missing != "" {
+			t.Errorf("%q filled with %q is %q (missing %q), want %q", value, secret, filled, missing, want)
+		}
+		if literal, want := template.Literal(), reference.ReplaceAllLiteralString(value, ""); literal != want {
+			t.Errorf("%q without references is %q, want %q", value, literal, want)
+		}
+		filled, missing = template.Fill(func(name string) (string, bool) { return "{{vault." + name + "}}", true })
+		if filled != value || missing != "" {
+			t.Errorf("%q, filled with its own references, is %q (missing %q)", value, filled, missing)
+		}
+		filled, missing = template.Fill(func(string) (string, bool) { return secret, false })
+		if known := len(want) == 0; known != (missing == "") || !known && (filled != "" || !slices.Contains(want, missing)) {
+			t.Errorf("%q with no secret there is %q (missing %q)", value, filled, missing)
+		}
+	})
 }

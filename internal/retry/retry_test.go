@@ -112,6 +112,9 @@ func FuzzAfter(f *testing.F) {
 		if got < 0 || got > retry.MaxRetryAfter {
 			t.Errorf("After(%q) = %s", header, got)
 		}
+		if want := after(header); got != want {
+			t.Errorf("After(%q) = %s, want %s", header, got, want)
+		}
 		whole := got.Truncate(time.Second)
 		if again := retry.After(strconv.FormatInt(int64(whole/time.Second), 10), end); again != whole {
 			t.Errorf("After(%q) = %s, whose seconds are %s", header, got, again)
@@ -120,6 +123,25 @@ func FuzzAfter(f *testing.F) {
 			t.Errorf("After(%q) = %s, with blanks around it %s", header, got, again)
 		}
 	})
+}
+
+// after reads what RFC 9110 has two forms for (5.6.7, 10.2.3), in plain terms.
+func after(header string) time.Duration {
+	header = strings.TrimSpace(header)
+	if len(header) > 64 {
+		return 0
+	}
+	var wait float64 // seconds
+	if strings.Trim(header, "0123456789") == "" {
+		wait, _ = strconv.ParseFloat(header, 64) // too many digits are infinite, none are 0
+	}
+	for _, layout := range []string{http.TimeFormat, time.RFC850, time.ANSIC} {
+		if at, err := time.Parse(layout, header); err == nil {
+			wait = float64(at.Unix() - end.Unix())
+			break
+		}
+	}
+	return time.Duration(min(max(wait, 0), 86400)) * time.Second
 }
 
 func TestParseSchedule(t *testing.T) {
