@@ -374,17 +374,18 @@ func (a *api) identify(c *call) (*auth.Principal, error) {
 	if local && token == "" && c.Header["Authorization"] == nil {
 		return a.o.Auth.Local(c.Context())
 	}
-	if !local && a.o.Auth.Unknown(token) {
-		if err := a.limits.mayGuess(c.network()); err != nil {
-			return nil, err
+	may := func() error {
+		if local {
+			return nil
 		}
+		return a.limits.mayGuess(c.network())
 	}
 	var p *auth.Principal
 	var err error
 	if c.cookie {
-		p, err = a.o.Auth.AuthenticateSession(c.Context(), token)
+		p, err = a.o.Auth.AuthenticateSession(c.Context(), token, may)
 	} else {
-		p, err = a.o.Auth.Authenticate(c.Context(), token)
+		p, err = a.o.Auth.AuthenticateIf(c.Context(), token, may)
 	}
 	if err != nil && !local && hook.CodeOf(err) == hook.CodeUnauthorized {
 		a.limits.guessed(c.network())

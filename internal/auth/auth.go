@@ -22,6 +22,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"log/slog"
@@ -188,46 +189,42 @@ func ErrForbidden() error {
 // Authenticate answers whose token it is: an API key or a session's. The error
 // is hook.CodeUnauthorized for whatever is not in force.
 func (a *Auth) Authenticate(ctx context.Context, token string) (*Principal, error) {
+	return a.AuthenticateIf(ctx, token, func() error { return nil })
+}
+
+// AuthenticateIf is Authenticate for somebody who may be a stranger: of a token that
+// nothing is known of here, or that can be none, may is asked first, and its error is
+// the answer. Those that are known don't depend on it.
+func (a *Auth) AuthenticateIf(ctx context.Context, token string, may func() error) (*Principal, error) {
 	if !plausible(token) {
-		return nil, errUnauthorized()
+		return nil, cmp.Or(may(), errUnauthorized())
 	}
 	hash := hashToken(token)
 	if isSessionToken(token) {
-		return a.session(ctx, hash)
+		return a.session(ctx, hash, may)
 	}
-	return a.key(ctx, hash)
+	return a.key(ctx, hash, may)
 }
 
-// Unknown reports whether nothing is known of a token here, so that the store would
-// have to be asked, or so that it can be none.
-func (a *Auth) Unknown(token string) bool {
-	if !plausible(token) {
-		return true
-	}
-	hash := hashToken(token)
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if isSessionToken(token) {
-		_, ok := a.sessions[hash]
-		return !ok
-	}
-	return a.keys[hash] == nil
-}
-
-// AuthenticateSession is Authenticate where a token may be a session's alone: in a
+// AuthenticateSession is AuthenticateIf where a token may be a session's alone: in a
 // cookie, which browsers send by themselves.
-func (a *Auth) AuthenticateSession(ctx context.Context, token string) (*Principal, error) {
+func (a *Auth) AuthenticateSession(ctx context.Context, token string, may func() error) (*Principal, error) {
 	if !isSessionToken(token) {
-		return nil, errUnauthorized()
+		return nil, cmp.Or(may(), errUnauthorized())
 	}
-	return a.Authenticate(ctx, token)
+	return a.AuthenticateIf(ctx, token, may)
 }
 
-func (a *Auth) key(ctx context.Context, hash [32]byte) (*Principal, error) {
+func (a *Auth) key(ctx context.Context, hash [32]byte, may func() error) (*Principal, error) {
 	now := a.o.Now()
 	a.mu.RLock()
 	known := a.keys[hash]
 	a.mu.RUnlock()
+	if known == nil {
+		if err := may(); err != nil {
+			return nil, err
+		}
+	}
 	if known != nil && known.operator != nil && now.Sub(known.read) >= directoryTTL {
 		known = nil
 	}

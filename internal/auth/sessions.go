@@ -34,13 +34,18 @@ type sessionUse struct {
 	written bool
 }
 
-// session answers whose a session is, if it has not ended.
-func (a *Auth) session(ctx context.Context, hash [32]byte) (*Principal, error) {
+// session answers whose a session is, if it has not ended. may is that of AuthenticateIf.
+func (a *Auth) session(ctx context.Context, hash [32]byte, may func() error) (*Principal, error) {
 	now := a.o.Now()
 	a.mu.RLock()
 	known, ok := a.sessions[hash]
 	ended := a.ended
 	a.mu.RUnlock()
+	if !ok {
+		if err := may(); err != nil {
+			return nil, err
+		}
+	}
 	if !ok || now.Sub(known.read) >= directoryTTL {
 		s, err := a.o.Store.SessionByHash(ctx, hash)
 		if err != nil {
