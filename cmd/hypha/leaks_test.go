@@ -21,6 +21,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/plinqx/hypha/internal/egress/proxytest"
 	"github.com/plinqx/hypha/internal/oidc/oidctest"
 )
 
@@ -256,7 +257,7 @@ func (l *leaks) sent() {
 	unknownIssuer.StartTLS()
 	l.t.Cleanup(unknownIssuer.Close)
 	cut := receiver(l.t, func(_ http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) })
-	garbage := tcpReceiver(l.t, func(c net.Conn) { _, _ = io.WriteString(c, header+" "+signing+"\r\n\r\n") })
+	garbage := "http://" + proxytest.Serve(l.t, func(c net.Conn) { _, _ = io.WriteString(c, header+" "+signing+"\r\n\r\n") })
 	closed := receiver(l.t, nil)
 	closed.Close()
 	l.answered("POST", "/services/vault", fmt.Sprintf(`{"name":"SENT","value":%q}`, vaulted))
@@ -392,25 +393,4 @@ func (l *leaks) inWrongPlaces(t *testing.T) {
 			t.Errorf("%s: %d %s", tc.name, a.status, a.body)
 		}
 	}
-}
-
-// tcpReceiver serves each connection, and answers its URL.
-func tcpReceiver(t *testing.T, serve func(net.Conn)) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			serve(c)
-			_ = c.Close()
-		}
-	}()
-	return "http://" + listener.Addr().String()
 }

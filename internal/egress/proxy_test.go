@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -86,37 +85,10 @@ func TestParseProxy(t *testing.T) {
 	}
 }
 
-// echo answers what it gets, and says where it is reached.
-func echo(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() {
-				_, _ = io.Copy(c, c)
-				_ = c.Close()
-			})
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		running.Wait()
-	})
-	return l.Addr().String()
-}
-
 // A proxy is told names as they are, nobody else is asked for them, and what it
 // connects to is spoken to through it.
 func TestThroughProxies(t *testing.T) {
-	receiver := echo(t)
+	receiver := proxytest.Serve(t, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	server, client := receivertest.Certificates(t)
 	for name, o := range map[string]proxytest.Options{
 		"CONNECT":                            {},
@@ -335,7 +307,7 @@ func TestHostileProxies(t *testing.T) {
 			if test.log == "in time" || test.name == "hangs in the TLS handshake" {
 				limit = 300 * time.Millisecond
 			}
-			address := rawProxy(t, test.serve)
+			address := proxytest.Serve(t, test.serve)
 			p := mustNew(t, Options{Proxy: mustParseProxy(t, test.scheme+"://hush:hush@"+address)})
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
@@ -378,46 +350,13 @@ func TestHostileProxies(t *testing.T) {
 	}
 }
 
-// rawProxy serves each connection with a function, and closes it then.
-func rawProxy(t *testing.T, serve func(net.Conn)) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if serve == nil {
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return l.Addr().String()
-	}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() {
-				serve(c)
-				_ = c.Close()
-			})
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		running.Wait()
-	})
-	return l.Addr().String()
-}
-
 // A dial through a proxy ends when whoever asked has gone, and leaves no
 // connection.
 func TestProxiedDialEndsWithItsContext(t *testing.T) {
 	for _, scheme := range []string{"http", "https", "socks5"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		closed := make(chan struct{})
-		address := rawProxy(t, func(c net.Conn) {
+		address := proxytest.Serve(t, func(c net.Conn) {
 			_, _ = c.Read(make([]byte, 1024))
 			cancel()
 			_, _ = io.Copy(io.Discard, c) // until it is closed
@@ -436,7 +375,7 @@ func TestProxiedDialEndsWithItsContext(t *testing.T) {
 func TestClosingASecureTunnelDoesNotWait(t *testing.T) {
 	server, client := receivertest.Certificates(t)
 	done := make(chan struct{})
-	s := proxytest.Start(t, proxytest.Options{TLS: server, To: rawProxy(t, func(net.Conn) { <-done })})
+	s := proxytest.Start(t, proxytest.Options{TLS: server, To: proxytest.Serve(t, func(net.Conn) { <-done })})
 	defer close(done)
 	via := mustParseProxy(t, s.URL())
 	via.tls.RootCAs = client.RootCAs

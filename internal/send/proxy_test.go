@@ -18,33 +18,6 @@ import (
 	"github.com/plinqx/hypha/internal/send"
 )
 
-// accepting serves each connection to it with a function, and closes it then.
-func accepting(t *testing.T, serve func(net.Conn)) (address string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() {
-				serve(c)
-				_ = c.Close()
-			})
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		running.Wait()
-	})
-	return l.Addr().String()
-}
-
 // through is a sender that reaches receivers through a proxy alone: what it
 // dials itself is blocked.
 func through(t *testing.T, proxy string, o send.Options) *send.Sender {
@@ -125,7 +98,7 @@ func TestThroughProxies(t *testing.T) {
 // where it is, and what the log has.
 func TestProxyFailures(t *testing.T) {
 	raw := func(answer string) string {
-		return "http://user:hush@" + accepting(t, func(c net.Conn) {
+		return "http://user:hush@" + proxytest.Serve(t, func(c net.Conn) {
 			_, _ = c.Read(make([]byte, 1024))
 			if answer == "" {
 				<-t.Context().Done()
@@ -178,7 +151,7 @@ func TestProxyDiesBetweenAttempts(t *testing.T) {
 	t.Cleanup(r.Close)
 	proxy := proxytest.Start(t, proxytest.Options{To: r.Listener.Addr().String()})
 	var silent atomic.Bool
-	front := accepting(t, func(c net.Conn) {
+	front := proxytest.Serve(t, func(c net.Conn) {
 		if silent.Load() {
 			<-t.Context().Done()
 			return

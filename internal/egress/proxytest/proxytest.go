@@ -277,3 +277,39 @@ func counted(in *bufio.Reader, skip int) ([]byte, error) {
 	_, err = io.ReadFull(in, b)
 	return b, err
 }
+
+// Serve has each connection to an address of the loopback interface served by a
+// function, and closed then, until the test ends: for what a Server does not do. Nobody
+// listens there if serve is nil.
+func Serve(tb testing.TB, serve func(net.Conn)) (address string) {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	address = l.Addr().String()
+	if serve == nil {
+		if err := l.Close(); err != nil {
+			tb.Fatal(err)
+		}
+		return address
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				serve(c)
+				_ = c.Close()
+			})
+		}
+	})
+	tb.Cleanup(func() {
+		_ = l.Close()
+		running.Wait()
+	})
+	return address
+}
