@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+
+	"github.com/plinqx/hypha/internal/ratelimit"
 )
 
 // Why says why a connection was closed as soon as it came.
@@ -96,16 +98,11 @@ func (l *Limited) network(a net.Addr) netip.Prefix {
 	if !ok {
 		return netip.Prefix{}
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
-	if l.o.PerAddress == 0 || l.o.Shared(ip) {
+	ip := tcp.AddrPort().Addr()
+	if l.o.PerAddress == 0 || l.o.Shared(ip.Unmap().WithZone("")) {
 		return netip.Prefix{}
 	}
-	bits := 32
-	if ip.Is6() {
-		bits = 64
-	}
-	p, _ := ip.Prefix(bits) // can't fail: the bits fit the address
-	return p
+	return ratelimit.Network(ip)
 }
 
 func (l *Limited) take(from netip.Prefix) Why {
