@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // farewell is what closing a TLS connection may wait for its alert to leave. It
@@ -13,19 +15,26 @@ import (
 // give that one five seconds. Whoever closes may have a whole list to close.
 const farewell = time.Millisecond
 
-// conn is an HTTP/1.1 connection. One attempt at a time has it; between them it
-// is kept.
+// conn is a connection. One of HTTP/1.1 one attempt has at a time; between them it
+// is kept. One of HTTP/2 is shared.
 type conn struct {
 	net.Conn          // what HTTP is spoken on
 	socket   net.Conn // what stands at the bottom: the same one without TLS
 	tls      *records // what TLS is spoken on; nil without
-	http2    bool     // the receiver chose it: then it's the transport's
 	probe    *probe   // nil where the socket can't be asked
 	breakOff func()   // ends whatever waits for the socket
 	host     host
 	born     time.Time // as Options.Now says
 
-	// While it is kept.
+	// Of HTTP/2.
+	http2    bool              // the receiver chose it
+	plain    *plaintext        // the same as Conn
+	frames   *http2.ClientConn // once it has begun
+	attempts int               // that have it now; the pool's, as is the rest
+	shared   bool              // others than who made it may use it
+	retired  bool              // nobody begins to use it any more
+
+	// While it is unused.
 	used time.Time // since when, by our own clock
 	at   [lists]place
 }

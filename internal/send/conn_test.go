@@ -42,32 +42,3 @@ func (d *deafConn) SetWriteDeadline(t time.Time) error {
 	}
 	return d.Conn.SetWriteDeadline(t)
 }
-
-// TestDialing: of the connections that an attempt comes by over HTTP/2 it gets
-// one to go on with, and no other is left open.
-func TestDialing(t *testing.T) {
-	var all []*silent
-	made := func() *conn {
-		c, s := unused(host{}, time.Now())
-		all = append(all, s)
-		return c
-	}
-	given, first := made(), made()
-	d := &dialing{second: given}
-	d.leave(first)
-	d.leave(made()) // one too many
-	if d.end() != first {
-		t.Error("it was given another one")
-	}
-	d.leave(made()) // one too late
-	for n, want := range []bool{true, false, true, true} {
-		if got := all[n].closed.Load(); got != want {
-			t.Errorf("connection %d is closed: %t", n+1, got)
-		}
-	}
-	taken := made()
-	d = &dialing{second: taken}
-	if d.take() != taken || d.take() != nil || d.end() != nil || all[4].closed.Load() {
-		t.Error("what the transport took is not its own")
-	}
-}

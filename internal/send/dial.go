@@ -84,8 +84,9 @@ func (s *Sender) dialTLS(ctx context.Context, network, address string) (*conn, e
 		_ = c.socket.Close() // the handshake's error says more
 		return nil, &handshakeError{err}
 	}
-	if c.Conn, c.http2 = secure, state.NegotiatedProtocol == "h2"; c.http2 {
-		c.tls.meter = newMeter()
+	if c.Conn = secure; state.NegotiatedProtocol == "h2" {
+		c.http2, c.plain = true, &plaintext{Conn: secure}
+		c.Conn, c.tls.meter = c.plain, newMeter()
 	}
 	return c, nil
 }

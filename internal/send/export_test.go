@@ -1,16 +1,11 @@
 package send
 
-// CloseIdle closes the connections that are idle, and forgets nothing.
+// CloseIdle closes the connections that nobody uses.
 func (s *Sender) CloseIdle() {
-	s.idle.mu.Lock()
-	kept := s.idle.empty()
-	s.idle.mu.Unlock()
+	s.pool.mu.Lock()
+	kept := s.pool.empty()
+	s.pool.mu.Unlock()
 	for _, c := range kept {
 		c.discard()
-	}
-	s.transports.mu.Lock()
-	defer s.transports.mu.Unlock()
-	for _, m := range s.transports.of {
-		m.transport.CloseIdleConnections()
 	}
 }

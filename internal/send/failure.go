@@ -75,6 +75,8 @@ func failureOf(ctx context.Context, err error, tr *trace, timeout time.Duration)
 		return fail(hook.FailureConnect, "the receiver ended the connection with a TLS alert")
 	case malformed(err):
 		return fail(hook.FailureProtocol, "the answer is not valid HTTP/2")
+	case errors.Is(err, errNoRoom):
+		return fail(hook.FailureConnect, "the receiver takes no request over HTTP/2")
 	case refused(err):
 		return fail(hook.FailureConnect, "the receiver reset the request without an answer")
 	case !tr.answered():
@@ -188,14 +190,14 @@ func malformed(err error) bool {
 		connection http2.ConnectionError
 		stream     http2.StreamError
 	)
-	return errors.As(err, &stream) && !fromPeer(stream) || errors.As(err, &connection) || errors.Is(err, http2.ErrFrameTooLarge)
+	return errors.As(err, &stream) && !fromPeer(stream) || errors.As(err, &connection) ||
+		errors.Is(err, http2.ErrFrameTooLarge) || errors.Is(err, errFrames)
 }
 
-// refused reports whether the receiver would not answer over HTTP/2. Where the
-// transport would have sent the request again it tells of that in words alone.
+// refused reports whether the receiver would not answer over HTTP/2.
 func refused(err error) bool {
 	var stream http2.StreamError
-	return errors.As(err, &stream) && fromPeer(stream) || strings.Contains(err.Error(), "cannot retry err [stream error")
+	return errors.As(err, &stream) && fromPeer(stream)
 }
 
 func fromPeer(e http2.StreamError) bool {

@@ -38,7 +38,8 @@ func hostileHTTP2() []hostile {
 		{name: "silence", http2: answers(func(*frames, uint32) error { return nil }), silent: true, kind: tm, message: late},
 		{name: "silence from the beginning", http2: begins(hold), silent: true, kind: tm, message: late},
 		{name: "a window that stays shut", http2: &receivertest.HTTP2{Settings: []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}}, silent: true, kind: tm, message: late},
-		{name: "no room for any stream", http2: &receivertest.HTTP2{Settings: []http2.Setting{{ID: http2.SettingMaxConcurrentStreams, Val: 0}}}, silent: true, kind: tm, message: late},
+		{name: "no room for any stream", http2: &receivertest.HTTP2{Settings: []http2.Setting{{ID: http2.SettingMaxConcurrentStreams, Val: 0}}}, silent: true, kind: tm, message: late, ahead: noRoom},
+		{name: "no room for any head", http2: &receivertest.HTTP2{Settings: []http2.Setting{{ID: http2.SettingMaxHeaderListSize, Val: 1}}}, silent: true, kind: tm, message: late, ahead: noRoom},
 		{name: "frames of no size", http2: &receivertest.HTTP2{Settings: []http2.Setting{{ID: http2.SettingMaxFrameSize, Val: 0}}}, kind: p, message: notHTTP2},
 		{name: "it reads nothing, its windows wide open", http2: &receivertest.HTTP2{Settings: wide, Early: true, Deaf: true, Answer: func(f *frames, _ uint32) error {
 			return errors.Join(f.WriteWindowUpdate(0, 1<<30), hold(f))
@@ -226,7 +227,7 @@ func hostileHTTP2() []hostile {
 		{name: "it wants HTTP/1.1", http2: answers(func(f *frames, n uint32) error { return f.WriteRSTStream(n, http2.ErrCodeHTTP11Required) }), kind: c, message: wasReset},
 		{name: "going away at once", http2: begins(func(f *frames) error {
 			return errors.Join(f.WriteSettings(), f.WriteGoAway(0, http2.ErrCodeNo, nil))
-		}), kind: c},
+		}), kind: c, message: noAnswer, ahead: noRoom},
 		{name: "going away without us", http2: answers(func(f *frames, _ uint32) error { return f.WriteGoAway(0, http2.ErrCodeNo, nil) }), kind: c},
 		{name: "going away in anger, with much to say", http2: answers(func(f *frames, _ uint32) error {
 			return errors.Join(f.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, kib), io.EOF)

@@ -79,53 +79,34 @@ func (w *work) free() {
 	}
 }
 
-// overHTTP1 makes an attempt with connections of ours: on c, if there is one, or
-// on one that was kept, or on a new one. One that was kept may be closed by the
-// time we write. As long as nothing was sent another one takes its place.
-func (s *Sender) overHTTP1(ctx context.Context, now time.Time, h host, r *Request, c *conn, tr *trace) (answer, *trace, error) {
+// prepare takes what an attempt works with, and writes the request's head there. That
+// comes before any connection, of HTTP/2 too: what is no request is not sent.
+func (s *Sender) prepare(r *Request) (*work, error) {
 	w, ok := s.work.Get().(*work)
 	if !ok {
 		w = newWork()
 		w.guard = s.o.Guard
 	}
-	defer s.work.Put(w)
-	defer w.free()
 	var err error
-	if w.out, err = r.Head.append(w.out[:0], r.Header, len(r.Body)); err != nil {
-		c.discard()
-		return answer{}, tr, err
-	}
-	rest := r.Body
-	n := min(len(rest), max(0, maxCopied-len(w.out)))
-	w.out, rest = append(w.out, rest[:n]...), rest[n:]
-	last := r.Head.last || httpguts.HeaderValuesContainsToken(r.Header["Connection"], "close")
+	w.out, err = r.Head.append(w.out[:0], r.Header, len(r.Body))
+	return w, err
+}
 
-	for try := 1; ; try++ {
-		if c == nil && try <= maxTries {
-			c = s.idle.take(h, now)
-			tr.kept = c != nil
-		}
-		if c == nil {
-			tr.got, tr.kept = false, false
-			if c, err = s.dialFor(ctx, now, h, r, tr); err != nil {
-				return answer{}, tr, err
-			}
-			if c.http2 {
-				return s.overHTTP2(ctx, now, h, r, c, tr)
-			}
-		}
-		tr.got = true
-		a, fit, err := w.exchangeOrClose(ctx, c, r, rest, tr)
-		if fit && !last {
-			s.idle.put(c, now)
-		} else {
-			c.discard()
-		}
-		if !errors.Is(err, errUnsent) {
-			return a, tr, err
-		}
-		c = nil
+// overHTTP1 makes an attempt on a connection, and keeps that or closes it. One that
+// was kept may be closed by the time we write: if nothing was sent, that is
+// errUnsent.
+func (s *Sender) overHTTP1(ctx context.Context, now time.Time, c *conn, r *Request, w *work, tr *trace) (answer, error) {
+	head, rest := len(w.out), r.Body
+	n := min(len(rest), max(0, maxCopied-head))
+	w.out, rest = append(w.out, rest[:n]...), rest[n:]
+	a, fit, err := w.exchangeOrClose(ctx, c, r, rest, tr)
+	w.out = w.out[:head] // for another try
+	if fit && !r.Head.last && !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "close") {
+		s.pool.put(c, now)
+	} else {
+		c.discard()
 	}
+	return a, err
 }
 
 // exchangeOrClose is exchange, after whose panic the connection is closed.

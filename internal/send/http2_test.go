@@ -346,3 +346,95 @@ func TestProtocolChosenAtOnce(t *testing.T) {
 	})
 	await(t, "the goroutines", func() bool { return runtime.NumGoroutine() <= before })
 }
+
+// TestHTTP2Shared: attempts share a connection as far as it has room, and need no
+// more of them than that.
+func TestHTTP2Shared(t *testing.T) {
+	const room, together = 2, 6
+	r := &receivertest.HTTP2{Settings: []http2.Setting{{ID: http2.SettingMaxConcurrentStreams, Val: room}}}
+	r.Answer = func(f *receivertest.Frames, n uint32) error {
+		for r.Requests() < together {
+			if err := f.Pause(5); err != nil {
+				return err
+			}
+		}
+		return f.Status(n, "200", false)
+	}
+	s := framed(t, r)
+	send := func() {
+		if a := s.Send(t.Context(), request(t, r.URL(), []byte("{}"), patience)); a.Failure != nil {
+			t.Error(a.Failure.Message)
+		}
+	}
+	var running sync.WaitGroup
+	for range together {
+		running.Go(send)
+	}
+	running.Wait()
+	made := r.Conns()
+	if made < together/room || made > together {
+		t.Errorf("%d attempts at once made %d connections, each with room for %d", together, made, room)
+	}
+	for range 5 {
+		send()
+	}
+	if n := r.Conns(); n != made || r.Requests() != together+5 {
+		t.Errorf("5 more made %d connections, and %d requests", n-made, r.Requests()-together)
+	}
+}
+
+// TestHTTP2SharedWithOneThatTimesOut: a connection on which one attempt waited in
+// vain is closed, but not under the hands of another.
+func TestHTTP2SharedWithOneThatTimesOut(t *testing.T) {
+	timedOut := make(chan struct{})
+	r := &receivertest.HTTP2{Answer: func(f *receivertest.Frames, n uint32) error {
+		switch n {
+		case 3:
+			<-timedOut
+			fallthrough
+		case 5:
+			return f.Status(n, "200", false)
+		default:
+			return nil
+		}
+	}}
+	s := framed(t, r)
+	var waiting, other sync.WaitGroup
+	waiting.Go(func() {
+		if a := s.Send(t.Context(), request(t, r.URL(), []byte("{}"), timeout)); kindOf(a) != hook.FailureTimeout {
+			t.Errorf("the first: %d, %+v", a.StatusCode, a.Failure)
+		}
+	})
+	await(t, "the first request", func() bool { return r.Requests() == 1 })
+	other.Go(func() {
+		if a := s.Send(t.Context(), request(t, r.URL(), []byte("{}"), patience)); a.Failure != nil {
+			t.Errorf("the one beside it: %s", a.Failure.Message)
+		}
+	})
+	await(t, "the second request", func() bool { return r.Requests() == 2 })
+	waiting.Wait()
+	close(timedOut)
+	other.Wait()
+	if a := s.Send(t.Context(), request(t, r.URL(), []byte("{}"), patience)); a.Failure != nil || r.Conns() != 1 {
+		t.Errorf("the one after them: %+v, over %d connections", a.Failure, r.Conns())
+	}
+	if a := s.Send(t.Context(), request(t, r.URL(), []byte("{}"), timeout)); kindOf(a) != hook.FailureTimeout {
+		t.Errorf("one alone: %d, %+v", a.StatusCode, a.Failure)
+	}
+	await(t, "the connection to close", func() bool { return r.Open() == 0 })
+}
+
+// TestHTTP2GoingAway: a connection that the receiver is about to close is finished
+// with, and not used again.
+func TestHTTP2GoingAway(t *testing.T) {
+	r := &receivertest.HTTP2{Answer: func(f *receivertest.Frames, n uint32) error {
+		return errors.Join(f.WriteGoAway(n, http2.ErrCodeNo, nil), f.Status(n, "200", false))
+	}}
+	s := framed(t, r)
+	for i := range 3 {
+		if a := s.Send(t.Context(), request(t, r.URL(), []byte("{}"), patience)); a.Failure != nil || r.Conns() != i+1 {
+			t.Errorf("attempt %d: %+v, over %d connections", i+1, a.Failure, r.Conns())
+		}
+	}
+	await(t, "the connections to close", func() bool { return r.Open() == 0 })
+}

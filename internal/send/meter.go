@@ -1,14 +1,12 @@
 package send
 
 import (
-	"crypto/tls"
 	"errors"
-	"net"
 	"sync"
 )
 
 // What may come on an HTTP/2 connection, in bytes as they are on the socket. The
-// transport answers pings and settings and passes over what concerns nobody for
+// library answers pings and settings and passes over what concerns nobody for
 // as long as they come, also between attempts; so what comes is counted.
 const (
 	// maxPerAttempt is for the head, for as much of the body as is read and as
@@ -28,31 +26,25 @@ type meter struct {
 	mu       sync.Mutex
 	left     int64 // bytes
 	attempts int   // that have the connection now
-	closed   bool  // by us: nothing is written any more
 }
 
 func newMeter() *meter { return &meter{left: maxUnasked} }
 
-// enter is for an attempt that gets the connection. It reports whether there is
-// one any more; if not, nothing was sent.
-func (m *meter) enter() bool {
+// enter is for an attempt that gets the connection.
+func (m *meter) enter() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.attempts++
 	m.left = min(m.left+maxPerAttempt, m.limit())
-	return !m.closed
 }
 
 // leave is for one that has ended. What it has not used up is gone, so that
-// nobody saves for a flood by being good. It reports whether the connection is to
-// be closed: nothing was heard on it, and no other attempt waits for anything.
-func (m *meter) leave(unheard bool) (closed bool) {
+// nobody saves for a flood by being good.
+func (m *meter) leave() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.attempts--
 	m.left = min(m.left, m.limit())
-	m.closed = m.closed || unheard && m.attempts == 0
-	return m.closed
 }
 
 func (m *meter) limit() int64 { return int64(m.attempts)*maxPerAttempt + maxUnasked }
@@ -69,24 +61,4 @@ func (m *meter) spent() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.left <= 0
-}
-
-// below is what an HTTP/2 connection's TLS is spoken on.
-func below(c net.Conn) *records {
-	secure, ok := c.(*tls.Conn)
-	if !ok {
-		return nil
-	}
-	r, ok := secure.NetConn().(*records)
-	if !ok || r.meter == nil {
-		return nil
-	}
-	return r
-}
-
-// breakOff ends whatever waits for the socket.
-func (r *records) breakOff() {
-	if r != nil {
-		_ = r.Close() // nobody is left to be told
-	}
 }

@@ -142,8 +142,8 @@ func TestProxyFailures(t *testing.T) {
 	}
 }
 
-// TestProxyDiesBetweenAttempts: a host that is known to speak HTTP/2 is dialled
-// by the transport, and what the proxy does then is told as before.
+// TestProxyDiesBetweenAttempts: where a shared connection was, and has ended with
+// the proxy, what the proxy does then is told as before.
 func TestProxyDiesBetweenAttempts(t *testing.T) {
 	r := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	r.EnableHTTP2 = true

@@ -12,7 +12,7 @@
 // net/http moves each request through two goroutines more and a pool for all
 // purposes; that was half of what an attempt cost (BenchmarkSend, both sides of
 // the socket: 75 µs of CPU and 78 allocations with it, 40 µs and 14 without).
-// Hosts that choose HTTP/2 get that transport.
+// HTTP/2 it leaves to golang.org/x/net, save for which connection a request goes on.
 package send
 
 import (
@@ -26,6 +26,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"github.com/plinqx/hypha/internal/contain"
 	"github.com/plinqx/hypha/internal/hook"
@@ -78,9 +80,9 @@ type Sender struct {
 	o    Options
 	tls  *tls.Config
 	work sync.Pool // of *work
-	idle *idle
-
-	transports transports
+	pool *pool
+	// http2 makes the transport the first time that a receiver chooses HTTP/2.
+	http2 func() (*http2.Transport, error)
 }
 
 // New makes a sender.
@@ -88,14 +90,13 @@ func New(o Options) *Sender {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Sender{o: o, tls: tlsConfig(o.TLS), idle: newIdle(o.Now), transports: transports{of: make(map[id.Tenant]*multiplexed)}}
+	return &Sender{o: o, tls: tlsConfig(o.TLS), pool: newPool(o.Now), http2: sync.OnceValues(newTransport)}
 }
 
 // Close closes the connections that are idle; those in use close when their
 // attempt ends.
 func (s *Sender) Close() {
-	s.idle.close()
-	s.transports.close()
+	s.pool.close()
 }
 
 // Request is what to send.
@@ -143,21 +144,64 @@ func (s *Sender) Send(ctx context.Context, r Request) *hook.Attempt {
 	return a
 }
 
-// attempt chooses the protocol: HTTP/2 for a host that is known to speak it.
+// attempt gets a connection, and does what is spoken on it. One that was kept may
+// turn out to be closed: as long as nothing was sent, another takes its place.
 func (s *Sender) attempt(ctx context.Context, now time.Time, r *Request, tr *trace) (answer, *trace, error) {
 	h := host{tenant: r.Tenant, secure: r.URL.Scheme == "https", name: r.URL.Host}
-	switch {
-	case !h.secure && r.URL.Scheme != "http":
+	if !h.secure && r.URL.Scheme != "http" {
 		return answer{}, tr, errRequest
-	case h.secure && s.transports.know(h, now):
-		return s.overHTTP2(ctx, now, h, r, nil, tr)
-	default:
-		return s.overHTTP1(ctx, now, h, r, nil, tr)
+	}
+	w, err := s.prepare(r)
+	defer s.work.Put(w)
+	defer w.free()
+	if err != nil {
+		return answer{}, tr, err
+	}
+	for try := 1; ; try++ {
+		c, err := s.connect(ctx, now, h, r, tr, try <= maxTries)
+		if err != nil {
+			return answer{}, tr, err
+		}
+		var a answer
+		if c.http2 {
+			a, err = s.overHTTP2(ctx, now, c, r, tr)
+		} else {
+			a, err = s.overHTTP1(ctx, now, c, r, w, tr)
+		}
+		if !errors.Is(err, errUnsent) {
+			return a, tr, err
+		}
+		tr = &trace{began: tr.began, proxied: tr.proxied} // who had the one before may yet report to it
 	}
 }
 
-// errTimeout is why an attempt over HTTP/2 was ended by us.
-var errTimeout = errors.New("the attempt took too long")
+// connect returns a kept connection, if one will do, or a new one.
+func (s *Sender) connect(ctx context.Context, now time.Time, h host, r *Request, tr *trace, kept bool) (*conn, error) {
+	if kept {
+		if c := s.pool.take(h, now); c != nil {
+			tr.got, tr.kept = true, true
+			return c, nil
+		}
+	}
+	c, err := s.dialFor(ctx, now, h, r, tr)
+	if err != nil {
+		return nil, err
+	}
+	tr.got = true
+	if !c.http2 {
+		return c, nil
+	}
+	if err := s.beginHTTP2(c, tr.began.Add(r.Timeout)); err != nil {
+		c.discard()
+		return nil, err
+	}
+	if !c.frames.ReserveNewRequest() {
+		c.discard()
+		return nil, errNoRoom // what has ended, HTTP/2 would still take one for
+	}
+	s.pool.own(c)
+	return c, nil
+}
 
 // bodyLimit is what the body gets, once there is a status. Of a status that came
 // at the last moment some is spared.

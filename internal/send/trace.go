@@ -20,10 +20,6 @@ type trace struct {
 	// Of the connection that was got; written by the goroutine of the attempt.
 	got  bool
 	kept bool // it stood already
-
-	// Of HTTP/2: the connection, while the attempt has it.
-	on   *records
-	gone bool // it was closed by us before anything was sent
 }
 
 // The first start counts and the last end: a name may have several addresses.
@@ -32,46 +28,20 @@ func (t *trace) end(at *atomic.Int64)   { at.Store(t.elapsed()) }
 
 func (t *trace) elapsed() int64 { return max(1, int64(time.Since(t.began))) }
 
-// client takes the times of a dial, and all of an attempt over HTTP/2.
+// client takes the times of a dial, and of a request over HTTP/2.
 func (t *trace) client() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
-		DNSStart:          func(httptrace.DNSStartInfo) { t.start(&t.dns) },
-		DNSDone:           func(httptrace.DNSDoneInfo) { t.end(&t.dnsDone) },
-		ConnectStart:      func(string, string) { t.start(&t.connect) },
-		ConnectDone:       func(string, string, error) { t.end(&t.connectDone) },
-		TLSHandshakeStart: func() { t.start(&t.tls) },
-		TLSHandshakeDone:  func(tls.ConnectionState, error) { t.end(&t.tlsDone) },
-		GotConn: func(info httptrace.GotConnInfo) {
-			t.got, t.kept = true, info.Reused || info.WasIdle
-			t.enter(below(info.Conn))
-		},
+		DNSStart:             func(httptrace.DNSStartInfo) { t.start(&t.dns) },
+		DNSDone:              func(httptrace.DNSDoneInfo) { t.end(&t.dnsDone) },
+		ConnectStart:         func(string, string) { t.start(&t.connect) },
+		ConnectDone:          func(string, string, error) { t.end(&t.connectDone) },
+		TLSHandshakeStart:    func() { t.start(&t.tls) },
+		TLSHandshakeDone:     func(tls.ConnectionState, error) { t.end(&t.tlsDone) },
 		WroteHeaders:         func() { t.end(&t.headers) },
 		WroteRequest:         func(httptrace.WroteRequestInfo) { t.end(&t.wrote) },
 		GotFirstResponseByte: func() { t.start(&t.first) },
 	}
 }
-
-// enter takes an HTTP/2 connection, and leaves the one before.
-func (t *trace) enter(r *records) {
-	t.leave(false)
-	if t.on, t.gone = r, false; r != nil {
-		t.gone = !r.meter.enter()
-	}
-}
-
-// leave is for when the attempt is done with the connection. One on which
-// nothing was heard is closed, once nobody else waits for anything there: it may
-// have died, or its other side take requests and never answer.
-func (t *trace) leave(unheard bool) {
-	if t.on != nil && t.on.meter.leave(unheard) {
-		t.on.breakOff()
-	}
-	t.on = nil
-}
-
-// unsent reports whether an HTTP/2 connection was a kept one on which nothing of
-// the request was sent. It is for after the attempt.
-func (t *trace) unsent() bool { return t.kept && (t.gone || t.headers.Load() == 0) }
 
 // answered reports whether anything of an answer came.
 func (t *trace) answered() bool { return t.first.Load() != 0 }
