@@ -341,7 +341,7 @@ type played struct {
 // shorter than what would end a connection that hangs, long after an attempt.
 const (
 	shortly = 400 * time.Millisecond
-	soon    = 5 * time.Second
+	soon    = 10 * time.Second
 )
 
 func (h *hostile) limit() time.Duration {
