@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"io"
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"sync"
@@ -29,17 +31,18 @@ import (
 func BenchmarkSend(b *testing.B) {
 	for _, test := range []struct {
 		name     string
-		secure   bool
+		receiver func(b *testing.B, body int) (string, *tls.Config)
 		inFlight int
 		body     int
 	}{
-		{"plain", false, 64, 512},
-		{"plain, 640 in flight", false, 640, 512},
-		{"plain, 64 KiB", false, 64, 64 << 10},
-		{"TLS", true, 64, 512},
+		{"plain", lean, 64, 512},
+		{"plain, 640 in flight", lean, 640, 512},
+		{"plain, 64 KiB", lean, 64, 64 << 10},
+		{"TLS", leanTLS, 64, 512},
+		{"HTTP2", standardHTTP2, 64, 512},
 	} {
 		b.Run(test.name, func(b *testing.B) {
-			address, client := lean(b, test.secure, test.body)
+			address, client := test.receiver(b, test.body)
 			policy, err := egress.New(egress.Options{Allow: loopback()})
 			if err != nil {
 				b.Fatal(err)
@@ -98,20 +101,39 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// lean is a receiver of requests whose bodies are of one size.
-func lean(b *testing.B, secure bool, body int) (string, *tls.Config) {
+// standardHTTP2 is a receiver that costs what the standard library's does.
+func standardHTTP2(b *testing.B, _ int) (string, *tls.Config) {
 	b.Helper()
-	scheme := "http://"
-	var client *tls.Config
+	r := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		_, _ = io.Copy(io.Discard, q.Body) // what is missing the sender tells
+		_, _ = io.WriteString(w, "ok")
+	}))
+	r.EnableHTTP2 = true
+	r.StartTLS()
+	b.Cleanup(r.Close)
+	return r.URL, r.Client().Transport.(*http.Transport).TLSClientConfig
+}
+
+// lean is a receiver of requests whose bodies are of one size.
+func lean(b *testing.B, body int) (string, *tls.Config) {
+	b.Helper()
+	return serveLean(b, "http://", body, nil), nil
+}
+
+func leanTLS(b *testing.B, body int) (string, *tls.Config) {
+	b.Helper()
+	server, client := receivertest.Certificates(b)
+	return serveLean(b, "https://", body, server), client
+}
+
+func serveLean(b *testing.B, scheme string, body int, secure *tls.Config) string {
+	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	if secure {
-		var server *tls.Config
-		scheme = "https://"
-		server, client = receivertest.Certificates(b)
-		l = tls.NewListener(l, server)
+	if secure != nil {
+		l = tls.NewListener(l, secure)
 	}
 	var serving sync.WaitGroup
 	var mu sync.Mutex
@@ -137,7 +159,7 @@ func lean(b *testing.B, secure bool, body int) (string, *tls.Config) {
 		mu.Unlock()
 		serving.Wait()
 	})
-	return scheme + l.Addr().String() + "/hook", client
+	return scheme + l.Addr().String() + "/hook"
 }
 
 func answerAll(c net.Conn, body int) {
