@@ -206,7 +206,15 @@ func (d *Decoder) Text() string {
 }
 
 // Micros reads a duration of whole microseconds.
-func (d *Decoder) Micros() time.Duration { return time.Duration(d.Varint()) * time.Microsecond }
+func (d *Decoder) Micros() time.Duration {
+	n := d.Varint()
+	v := time.Duration(n) * time.Microsecond
+	if v.Microseconds() != n { // no duration is as long
+		d.Failed, d.Rest = true, nil
+		return 0
+	}
+	return v
+}
 
 // SplitIDs reads ids that stand one after another.
 func SplitIDs(b []byte) []id.Delivery {
