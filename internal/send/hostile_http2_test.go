@@ -246,8 +246,8 @@ func hostileHTTP2() []hostile {
 
 		// One delivery's answer is not the next one's.
 		{name: "a good answer for the next one as well", http2: answers(func(f *frames, n uint32) error {
-			return errors.Join(f.Status(n, "500", false), f.Status(n+2, "200", false))
-		}), kind: s, status: 500, message: "answered 500"},
+			return errors.Join(f.Status(n, "500", false), f.Status(n+2, "200", false), f.WritePing(false, [8]byte{}))
+		}), heard: 1, kind: s, status: 500, message: "answered 500"},
 		{name: "a second answer", http2: answers(func(f *frames, n uint32) error {
 			return errors.Join(f.Status(n, "500", false), f.Status(n, "200", false))
 		}), kind: s, status: 500, message: "answered 500"},

@@ -35,6 +35,8 @@ type hostile struct {
 	then int
 	// ended is whether the connection has ended by then.
 	ended bool
+	// heard is how many of its pings we have answered by then.
+	heard int
 
 	kind    hook.FailureKind
 	status  int
@@ -415,10 +417,11 @@ func prepare(t *testing.T, h *hostile) func(context.Context) played {
 	o := egress.Options{Allow: loopback()}
 	so := send.Options{}
 	var url string
-	canary, open, sent := func() int { return 0 }, func() int { return 0 }, func() int64 { return 0 }
+	none := func() int { return 0 }
+	canary, open, heard, sent := none, none, none, func() int64 { return 0 }
 	if h.http2 != nil {
 		r := h.http2.Start(t)
-		url, so.TLS, open = r.URL(), r.ClientTLS(), r.Open
+		url, so.TLS, open, heard = r.URL(), r.ClientTLS(), r.Open, r.Heard
 	} else {
 		r := receivertest.Start(t, h.steps...)
 		url, so.TLS, o.Resolver, canary, sent = r.URL, r.ClientTLS(), r, r.CanaryHits, r.Sent
@@ -443,7 +446,7 @@ func prepare(t *testing.T, h *hostile) func(context.Context) played {
 			p.attempts[i] = s.Send(ctx, q)
 			p.waited[i] = time.Since(began)
 			if i == 0 {
-				await(t, "the rest of what it sends", func() bool { return sent() >= int64(h.then) && (!h.ended || open() == 0) })
+				await(t, "the rest of what it sends", func() bool { return sent() >= int64(h.then) && heard() >= h.heard && (!h.ended || open() == 0) })
 			}
 		}
 		p.read, p.conns, p.canary = read.Load(), conns.Load(), canary()

@@ -35,6 +35,7 @@ type HTTP2 struct {
 	url                   string
 	client                *tls.Config
 	conns, open, requests atomic.Int64
+	heard                 atomic.Int64
 	ended                 context.Context
 }
 
@@ -92,6 +93,10 @@ func (r *HTTP2) Open() int { return int(r.open.Load()) }
 // Requests is how many requests it answered.
 func (r *HTTP2) Requests() int { return int(r.requests.Load()) }
 
+// Heard is how many of its pings were answered: whatever it said before one of
+// those has been read.
+func (r *HTTP2) Heard() int { return int(r.heard.Load()) }
+
 // serve reads on while it answers, so that who floods hears of the end.
 func (r *HTTP2) serve(c *tls.Conn) {
 	r.conns.Add(1)
@@ -134,7 +139,9 @@ func (r *HTTP2) serve(c *tls.Conn) {
 				err = f.WriteSettingsAck()
 			}
 		case *http2.PingFrame:
-			if !frame.IsAck() {
+			if frame.IsAck() {
+				r.heard.Add(1)
+			} else {
 				err = f.WritePing(true, frame.Data)
 			}
 		case *http2.HeadersFrame:
