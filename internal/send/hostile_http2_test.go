@@ -215,7 +215,7 @@ func hostileHTTP2() []hostile {
 		{name: "something else than settings first", http2: begins(func(f *frames) error { return f.WritePing(false, [8]byte{}) }), kind: p, message: notHTTP2},
 		{name: "garbage", http2: begins(func(f *frames) error { return f.Say("garbage garbage garbage garbage") }), kind: p, message: notHTTP2},
 		{name: "HTTP/1.1 after all", http2: begins(func(f *frames) error { return f.Say(good) }), kind: p, message: notHTTP2},
-		{name: "nothing but HTTP/1.1, and an end", http2: begins(func(f *frames) error { return errors.Join(f.Say(good), io.EOF) }), kind: p, message: notHTTP2},
+		{name: "nothing but HTTP/1.1, and an end", http2: begins(func(f *frames) error { return errors.Join(f.Say(good), io.EOF) }), kind: p, message: notHTTP2, ahead: noAnswer},
 
 		// Ends.
 		{name: "closed at once", http2: begins(func(*frames) error { return io.EOF }), kind: c},

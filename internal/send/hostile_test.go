@@ -43,7 +43,8 @@ type hostile struct {
 	message string // of the failure, or how it begins
 	kept    string // how the kept body begins
 	// ahead is the message instead, of a connect failure, where the request comes
-	// too late: what the receiver begins with was read before it was sent.
+	// too late: what the receiver begins with was read, or had ended the connection,
+	// before it was sent.
 	ahead string
 }
 
