@@ -130,21 +130,20 @@ func (s *Sender) overHTTP2(ctx context.Context, now time.Time, c *conn, r *Reque
 // unsent says why nothing was sent on a new connection, where HTTP/2 has no more to
 // say than that nothing can be.
 func (c *conn) unsent(err error) error {
-	cut := c.plain.cut.Load()
-	switch err.Error() {
-	case "http2: client conn could not be established", "http2: client conn not usable":
-		if cut != nil {
-			return *cut
-		}
-	}
 	switch err.Error() {
 	case "http2: client conn could not be established":
-		return errFrames // it has ended, and not for want of anything to read
-	case "http2: client conn not usable", "http2: request header list larger than peer's advertised limit":
+		err = errFrames // it has ended, and not for want of anything to read
+	case "http2: client conn not usable":
+		err = errNoRoom
+	case "http2: request header list larger than peer's advertised limit":
 		return errNoRoom
 	default:
 		return err
 	}
+	if cut := c.plain.cut.Load(); cut != nil {
+		return *cut
+	}
+	return err
 }
 
 // plaintext is what HTTP/2 is spoken on.
